@@ -1,0 +1,72 @@
+"""Which Codex CLI a profile runs, and what it knows of models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pool.errors import EnvironmentUnfit
+
+CATALOGUE_TIMEOUT_S = 20.0
+
+
+def resolve(explicit: Path | None, search_path: str | None = None) -> Path:
+    """The CLI to run: the explicit setting, else the packaged one, else `codex` on `search_path`.
+
+    Raises:
+        EnvironmentUnfit: there is none, or the explicit one is not an executable file.
+    """
+    if explicit is not None:
+        if not explicit.is_file() or not os.access(explicit, os.X_OK):
+            raise EnvironmentUnfit(f"codex_bin {explicit} is not an executable file")
+        return explicit.absolute()
+    try:
+        from codex_cli_bin import bundled_codex_path  # noqa: PLC0415 - an optional extra
+    except ImportError:
+        pass
+    else:
+        packaged = Path(bundled_codex_path())
+        if packaged.is_file():
+            return packaged
+    found = shutil.which("codex", path=search_path)
+    if found is None:
+        raise EnvironmentUnfit(
+            "no Codex CLI found: install the extra codex-completions[cli], put codex on PATH, or set codex_bin"
+        )
+    return Path(found).absolute()
+
+
+def bundled_models(binary: Path) -> list[dict[str, Any]]:
+    """The model catalogue inside the CLI, one dict a model; takes about 20 ms and a throw-away home.
+
+    Raises:
+        EnvironmentUnfit: the CLI cannot be run, or prints no catalogue.
+    """
+    with tempfile.TemporaryDirectory(prefix="codex-completions-") as home:
+        environment = {"CODEX_HOME": home, "HOME": home, "PATH": os.defpath}
+        try:
+            done = subprocess.run(  # noqa: S603 - the operator's own binary, fixed arguments
+                [str(binary), "debug", "models", "--bundled"],
+                env=environment,
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=CATALOGUE_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EnvironmentUnfit(f"{binary} cannot be run: {error}") from error
+    try:
+        models = json.loads(done.stdout)["models"]
+    except (ValueError, KeyError, TypeError):
+        models = None
+    if not isinstance(models, list) or not all(isinstance(model, dict) and "slug" in model for model in models):
+        raise EnvironmentUnfit(
+            f"{binary} prints no model catalogue (exit code {done.returncode}): is it a Codex CLI of 0.158 or newer?"
+        )
+    return models

@@ -1,0 +1,129 @@
+"""What a turn is asked and what it tells: the vocabulary that crosses the layers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+
+class ToolSpec(msgspec.Struct, frozen=True):
+    """A function that the caller lets the model call.
+
+    `input_schema` is a JSON Schema object.
+    """
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+
+
+class TurnRequest(msgspec.Struct, frozen=True):
+    """Everything one turn needs; nothing is remembered in a worker between turns.
+
+    `instructions` is the caller's system text ("" sends none). `items` is the role-true history, the last user
+    message included, as Responses API input items. `effort`, `summary` and `output_schema` stay unset when None.
+    """
+
+    model: str
+    instructions: str
+    items: tuple[dict[str, Any], ...]
+    tools: tuple[ToolSpec, ...] = ()
+    effort: str | None = None
+    summary: str | None = None
+    output_schema: dict[str, Any] | None = None
+
+
+class TextDelta(msgspec.Struct, frozen=True):
+    """The next piece of the answer, verbatim."""
+
+    text: str
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True):
+    """The next piece of the reasoning summary."""
+
+    text: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One complete function call: `arguments` is the model's own JSON text, `call_id` the upstream's id."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+TurnEvent = TextDelta | ReasoningDelta | ToolCall
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one turn as the upstream counted them; the cached and reasoning counts are parts of the totals."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_output_tokens: int = 0
+
+
+class Finish(StrEnum):
+    """Why a turn that produced an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+    INTERRUPTED = "interrupted"
+
+
+class FaultKind(StrEnum):
+    """Why a turn failed. The first block is the upstream's word, the second is the worker's or ours."""
+
+    BAD_REQUEST = "bad_request"
+    CONTEXT_LENGTH = "context_length_exceeded"
+    CONTENT_POLICY = "content_policy"
+    MODEL_NOT_FOUND = "model_not_found"
+    QUOTA = "insufficient_quota"
+    RATE_LIMIT = "rate_limit_exceeded"
+    OVERLOADED = "upstream_overloaded"
+    CREDENTIALS = "worker_auth_required"
+    UPSTREAM = "upstream_error"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+
+    WORKER_LOST = "worker_lost"
+    WORKER_REFUSED = "worker_refused"
+    WORKER_OVERLOADED = "worker_overloaded"
+    START_TIMEOUT = "start_timeout"
+    FIRST_EVENT_TIMEOUT = "first_event_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    TURN_TIMEOUT = "turn_timeout"
+    FRAME_TOO_LARGE = "frame_too_large"
+    PROTOCOL = "protocol_error"
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a turn failed. `message` may name upstream addresses: redact it before a client sees it."""
+
+    kind: FaultKind
+    message: str
+    upstream_status: int | None = None
+
+
+class TurnEnd(msgspec.Struct, frozen=True):
+    """The one end of a turn: exactly one of `finish` and `fault` is set; `usage` is None when none was reported."""
+
+    finish: Finish | None = None
+    fault: Fault | None = None
+    usage: Usage | None = None
+
+
+class TurnSink(Protocol):
+    """Where a turn's events go. Called from the worker's reader: must neither wait nor raise."""
+
+    def push(self, event: TurnEvent) -> None:
+        """Take the next event."""
+
+    def end(self, end: TurnEnd) -> None:
+        """Take the end: called exactly once, and nothing is pushed after it."""

@@ -1,0 +1,38 @@
+"""What the pool tells whoever watches it. The default hears nothing; service.observability turns it into metrics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pool.worker_state import WorkerId, WorkerState
+
+
+class WorkerExit(NamedTuple):
+    """How a worker ended. `code` is negative for a signal, None if it was never started or would not go."""
+
+    worker: WorkerId
+    reason: str
+    code: int | None
+    stderr_tail: str
+
+
+class PoolObserver:
+    """Override what you want to hear. Called synchronously: must neither wait nor raise."""
+
+    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState) -> None:
+        """A worker changed its state."""
+
+    def worker_booted(self, worker: WorkerId, version: str, boot_s: float) -> None:
+        """A worker is ready."""
+
+    def boot_failed(self, worker: WorkerId, reason: str) -> None:
+        """A worker could not be brought up."""
+
+    def worker_exited(self, end: WorkerExit) -> None:
+        """A worker's process is gone."""
+
+    def frames_counted(self, counts: dict[str, int]) -> None:
+        """Frames handled since the last call, by kind (see `pool.session.Session.counters`)."""
+
+    def bug_found(self, where: str, error: Exception) -> None:
+        """Our own code raised where nothing may; the worker concerned is being replaced."""

@@ -1,0 +1,269 @@
+"""The pool's shell: owns every worker task and the clock, and carries out what the core decides."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, assert_never
+
+from pool import binary
+from pool.errors import ConfigurationError, EnvironmentUnfit
+from pool.events import TurnRequest, TurnSink
+from pool.home import RunDirectory, catalogue
+from pool.observer import PoolObserver
+from pool.profile import Profile
+from pool.session import Fact, InterruptIgnored, TurnClosed
+from pool.state import (
+    Boot,
+    Booted,
+    Broken,
+    Effect,
+    Exited,
+    Freed,
+    Lease,
+    Moved,
+    PoolState,
+    ProfileSnapshot,
+    Released,
+    Started,
+    Stimulus,
+    Stop,
+    Stopped,
+    Ticked,
+)
+from pool.state import InterruptIgnored as IgnoredInterrupt
+from pool.worker import LaunchSpec, Worker, WorkerEvents
+from pool.worker_state import WorkerId, WorkerState
+
+TICK_S = 0.25
+
+
+class FirstBoot(NamedTuple):
+    """How a profile's first boot ended: `version` of the CLI, or the `failure` in one plain line."""
+
+    profile: str
+    version: str | None
+    failure: str | None
+
+
+class Pool:
+    """Supervised workers for some profiles.
+
+    `prepare` first (it blocks), then `run` in a task; `try_start` gives a turn a seat at once or says no.
+    `on_freed(profile)` is called, synchronously, when seats that were not free before are free.
+    """
+
+    def __init__(
+        self,
+        profiles: Sequence[Profile],
+        state_dir: Path,
+        service_version: str,
+        *,
+        observer: PoolObserver | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._profiles = {profile.name: profile for profile in profiles}
+        self._state_dir = state_dir
+        self._service_version = service_version
+        self._observer = observer or PoolObserver()
+        self._state = PoolState(profiles, (rng or random.Random()).random)  # noqa: S311 - jitter is no secret
+        self._run_directory: RunDirectory | None = None
+        self._specs: dict[str, LaunchSpec] = {}
+        self._workers: dict[WorkerId, Worker] = {}
+        self._inbox: deque[Stimulus] = deque()
+        self._is_handling = False
+        self._first_boots: dict[str, FirstBoot] = {}
+        self._booted_once = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._boot_began: dict[WorkerId, float] = {}
+        self._frames: dict[WorkerId, dict[str, int]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.on_freed: Callable[[str], None] = lambda _profile: None
+
+    # --- life cycle ------------------------------------------------------------------------------------------
+
+    def prepare(self, search_path: str | None = None) -> None:
+        """Find the CLI of every profile, read its catalogue, and make the run directory. Blocks for about 0.1 s.
+
+        Raises:
+            EnvironmentUnfit: a CLI is missing or unusable, or the state directory cannot be written.
+            ConfigurationError: a credentials file is missing.
+        """
+        catalogues: dict[Path, list[dict[str, object]]] = {}
+        run = RunDirectory.create(self._state_dir)
+        self._run_directory = run
+        for profile in self._profiles.values():
+            auth_file = profile.credentials.auth_file
+            if auth_file is not None and not auth_file.is_file():
+                raise ConfigurationError(f"profile {profile.name}: auth_file {auth_file} does not exist: log in first")
+            path = binary.resolve(profile.codex_bin, search_path)
+            if path not in catalogues:
+                catalogues[path] = binary.bundled_models(path)
+            models = catalogue(catalogues[path], (profile.default_model, *profile.models))
+            self._specs[profile.name] = LaunchSpec(profile, path, models, run.path, self._service_version)
+
+    async def run(self) -> None:
+        """Keep the workers up until `stop`; when this returns no worker and no file of theirs is left."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._apply(Started())
+                await self._monitor()
+                self._apply(Stopped())
+        finally:
+            self.discard()
+
+    def stop(self) -> None:
+        """End every worker, at once and bounded; drain before."""
+        self._stopping.set()
+
+    def discard(self) -> None:
+        """Remove the run directory; for a pool that was prepared and will not run (again)."""
+        if self._run_directory is not None:
+            self._run_directory.remove()
+            self._run_directory = None
+
+    async def first_boots(self) -> list[FirstBoot]:
+        """How the first boot of every profile ended; waits until all have."""
+        await self._booted_once.wait()
+        return list(self._first_boots.values())
+
+    # --- turns -----------------------------------------------------------------------------------------------
+
+    def free(self, profile: str) -> int:
+        """Free seats of this profile, now."""
+        return self._state.free(profile)
+
+    def try_start(self, profile: str, request: TurnRequest, sink: TurnSink) -> Lease | None:
+        """Lease a seat and begin the turn on it in one step; None, and nothing happened, when no seat is free."""
+        now = self._now()
+        lease = self._state.try_lease(profile, now)
+        if lease is not None:
+            self._workers[lease.worker].start_turn(lease.id, request, sink)
+        return lease
+
+    def interrupt(self, lease: Lease) -> None:
+        """Ask for the end of this lease's turn; one that is over is left alone."""
+        worker = self._workers.get(lease.worker)
+        if worker is not None:
+            worker.interrupt(lease.id)
+
+    # --- facts -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> list[ProfileSnapshot]:
+        """Every profile in numbers."""
+        return self._state.snapshot()
+
+    def is_ready(self) -> bool:
+        """Every profile has a ready worker."""
+        return all(row.workers[WorkerState.READY] for row in self._state.snapshot())
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        assert self._loop is not None  # noqa: S101 - nothing is leased before `run`
+        return self._loop.time()
+
+    async def _monitor(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._stopping.wait()
+            except TimeoutError:
+                self._tick()
+
+    def _tick(self) -> None:
+        now = self._now()
+        for worker in list(self._workers.values()):
+            worker.tick(now)
+            self._count_frames(worker)
+        self._apply(Ticked())
+
+    def _count_frames(self, worker: Worker) -> None:
+        before = self._frames.get(worker.id, {})
+        counts = {kind: count - before.get(kind, 0) for kind, count in worker.session.counters.items()}
+        self._frames[worker.id] = dict(worker.session.counters)
+        if any(counts.values()):
+            self._observer.frames_counted(counts)
+
+    def _apply(self, stimulus: Stimulus) -> None:
+        """Give the core one stimulus and carry out what it decides; what that causes waits its turn."""
+        self._inbox.append(stimulus)
+        if self._is_handling:
+            return
+        self._is_handling = True
+        try:
+            while self._inbox:
+                for effect in self._state.handle(self._inbox.popleft(), self._now()):
+                    self._carry_out(effect)
+        finally:
+            self._is_handling = False
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Boot(worker_id):
+                self._boot(worker_id)
+            case Stop(worker_id, reason):
+                worker = self._workers.get(worker_id)
+                if worker is not None:
+                    worker.stop(reason)
+            case Freed(profile):
+                self.on_freed(profile)
+            case Moved(worker_id, source, target):
+                self._observer.worker_moved(worker_id, source, target)
+            case _:
+                assert_never(effect)
+
+    def _boot(self, worker_id: WorkerId) -> None:
+        assert self._tasks is not None  # noqa: S101 - `Started` is applied inside the group
+        events = WorkerEvents(self._on_booted, self._on_broken, self._on_fact, self._on_bug)
+        worker = Worker(worker_id, self._specs[worker_id.profile], events)
+        self._workers[worker_id] = worker
+        self._boot_began[worker_id] = self._now()
+        self._tasks.create_task(self._supervise(worker), name=f"worker {worker_id}")
+
+    async def _supervise(self, worker: Worker) -> None:
+        end = await worker.run()
+        self._count_frames(worker)
+        self._frames.pop(worker.id, None)
+        self._boot_began.pop(worker.id, None)
+        del self._workers[worker.id]
+        self._observer.worker_exited(end)
+        self._apply(Exited(worker.id))
+
+    def _on_booted(self, worker_id: WorkerId, version: str) -> None:
+        began_at = self._boot_began.pop(worker_id, None)
+        if began_at is not None:
+            self._observer.worker_booted(worker_id, version, self._now() - began_at)
+            self._report_first_boot(FirstBoot(worker_id.profile, version, None))
+            self._apply(Booted(worker_id))
+
+    def _on_broken(self, worker_id: WorkerId, reason: str) -> None:
+        if self._boot_began.pop(worker_id, None) is not None:
+            self._observer.boot_failed(worker_id, reason)
+            self._report_first_boot(FirstBoot(worker_id.profile, None, reason))
+        self._apply(Broken(worker_id, reason))
+
+    def _on_fact(self, worker_id: WorkerId, fact: Fact) -> None:
+        match fact:
+            case TurnClosed(lease_id):
+                self._apply(Released(Lease(lease_id, worker_id)))
+            case InterruptIgnored(lease_id):
+                self._apply(IgnoredInterrupt(Lease(lease_id, worker_id)))
+
+    def _on_bug(self, worker_id: WorkerId, error: Exception) -> None:
+        self._observer.bug_found(str(worker_id), error)
+
+    def _report_first_boot(self, report: FirstBoot) -> None:
+        if report.profile not in self._first_boots:
+            self._first_boots[report.profile] = report
+            if len(self._first_boots) == len(self._profiles):
+                self._booted_once.set()
+
+
+__all__ = ["EnvironmentUnfit", "FirstBoot", "Lease", "Pool"]

@@ -1,0 +1,344 @@
+"""One turn on one worker, without I/O: what to send next, what its sink sees, and when it has taken too long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple, assert_never
+
+import msgspec
+
+from pool.errors import IllegalTransition
+from pool.events import (
+    Fault,
+    FaultKind,
+    Finish,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    TurnEnd,
+    TurnRequest,
+    TurnSink,
+    Usage,
+)
+from pool.protocol import dialect_v2 as dialect
+from pool.protocol.messages import RpcError
+from pool.story import Story
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """How long each part of a turn may take, in seconds."""
+
+    start_s: float = 10.0
+    """One RPC of the opening (thread/start, thread/inject_items, turn/start) and of the closing."""
+    first_event_s: float = 120.0
+    """From turn/start to the first sign of the turn."""
+    idle_s: float = 120.0
+    """Between two signs of the turn."""
+    total_s: float = 600.0
+    """From the lease to the end."""
+    interrupt_s: float = 5.0
+    """From turn/interrupt to the turn's end, before the worker is held to be at fault."""
+
+
+class Phase(Enum):
+    """Where a turn is."""
+
+    OPENING = auto()
+    LOADING = auto()
+    RUNNING = auto()
+    INTERRUPTING = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.OPENING: frozenset({Phase.LOADING, Phase.CLOSING, Phase.CLOSED}),
+    Phase.LOADING: frozenset({Phase.RUNNING, Phase.CLOSING, Phase.CLOSED}),
+    Phase.RUNNING: frozenset({Phase.INTERRUPTING, Phase.CLOSING, Phase.CLOSED}),
+    Phase.INTERRUPTING: frozenset({Phase.CLOSING, Phase.CLOSED}),
+    Phase.CLOSING: frozenset({Phase.CLOSED}),
+    Phase.CLOSED: frozenset(),
+}
+
+
+class Step(Enum):
+    """Which of a turn's requests an answer belongs to."""
+
+    THREAD_START = auto()
+    INJECT_ITEMS = auto()
+    TURN_START = auto()
+    INTERRUPT = auto()
+    UNSUBSCRIBE = auto()
+
+
+class Call(NamedTuple):
+    """A request to write for this turn."""
+
+    step: Step
+    method: dialect.Method
+
+
+Calls = tuple[Call, ...]
+
+
+class Turn:
+    """The life of one turn, from thread/start to thread/unsubscribe.
+
+    Every method that takes `now` (monotonic seconds) returns the requests to write next. The sink gets its `end` as
+    soon as the outcome is known; the turn is `is_closed`, and its seat free, only when the worker has let go of it.
+    """
+
+    __slots__ = (
+        "_began_at",
+        "_calls_seen",
+        "_interrupt_by",
+        "_last_message",
+        "_limits",
+        "_progress_at",
+        "_request",
+        "_saw_event",
+        "_sink",
+        "_streamed",
+        "_turn_id",
+        "_usage",
+        "_verdict",
+        "ignored_interrupt",
+        "phase",
+        "story",
+        "thread_id",
+    )
+
+    def __init__(self, request: TurnRequest, sink: TurnSink, limits: TurnLimits, now: float) -> None:
+        self.phase = Phase.OPENING
+        self.thread_id: str | None = None
+        self.story = Story()
+        self.ignored_interrupt = False
+        self._request = request
+        self._sink: TurnSink | None = sink
+        self._limits = limits
+        self._began_at = now
+        self._progress_at = now
+        self._saw_event = False
+        self._interrupt_by: float | None = None
+        self._turn_id: str | None = None
+        self._usage: Usage | None = None
+        self._verdict: Finish | None = None
+        self._calls_seen = False
+        self._last_message = ""
+        self._streamed: set[str] = set()
+        self.story.tell(now, "began")
+
+    @property
+    def is_closed(self) -> bool:
+        """The worker holds nothing of this turn any more."""
+        return self.phase is Phase.CLOSED
+
+    @property
+    def has_ended(self) -> bool:
+        """The sink has got its end."""
+        return self._sink is None
+
+    # --- stimuli ---------------------------------------------------------------------------------------------
+
+    def begin(self) -> Calls:
+        """The first request."""
+        return (Call(Step.THREAD_START, dialect.thread_start(self._request)),)
+
+    def on_answer(self, step: Step, result: msgspec.Raw, now: float) -> Calls:
+        """One of our requests succeeded.
+
+        Raises:
+            msgspec.MsgspecError: the result lacks what this protocol promises.
+        """
+        match step:
+            case Step.THREAD_START:
+                self.thread_id = dialect.thread_start_result(result).thread.id
+                if self._verdict is not None:
+                    return self._close(now)
+                self._move(Phase.LOADING, now)
+                return (Call(Step.INJECT_ITEMS, dialect.inject_items(self.thread_id, self._request.items)),)
+            case Step.INJECT_ITEMS:
+                if self.thread_id is None or self.phase is not Phase.LOADING:
+                    return ()
+                if self._verdict is not None:
+                    return self._close(now)
+                self._move(Phase.RUNNING, now)
+                self._progress_at = now
+                return (Call(Step.TURN_START, dialect.turn_start(self.thread_id, self._request)),)
+            case Step.TURN_START:
+                return self._learn_turn_id(dialect.turn_start_result(result).turn.id, now)
+            case Step.INTERRUPT:
+                return ()
+            case Step.UNSUBSCRIBE:
+                self._move(Phase.CLOSED, now)
+                return ()
+            case _:
+                assert_never(step)
+
+    def on_refusal(self, step: Step, error: RpcError, now: float) -> Calls:
+        """One of our requests failed."""
+        self.story.tell(now, f"{step.name} refused: {error.code}")
+        match step:
+            case Step.INTERRUPT:
+                return ()  # the turn has just ended by itself: its completion is on the way
+            case Step.UNSUBSCRIBE:
+                self._move(Phase.CLOSED, now)
+                return ()
+            case Step.THREAD_START | Step.INJECT_ITEMS | Step.TURN_START:
+                overloaded = error.code == dialect.OVERLOADED_CODE
+                kind = FaultKind.WORKER_OVERLOADED if overloaded else FaultKind.WORKER_REFUSED
+                self._end(TurnEnd(fault=Fault(kind, error.message)), now)
+                return self._close(now)
+            case _:
+                assert_never(step)
+
+    def on_expiry(self, step: Step, now: float) -> Calls:
+        """One of our requests was not answered in time."""
+        self.story.tell(now, f"{step.name} expired")
+        match step:
+            case Step.INTERRUPT:
+                return ()  # `tick` holds the worker to its bound
+            case Step.UNSUBSCRIBE:
+                self._move(Phase.CLOSED, now)
+                return ()
+            case Step.TURN_START if self._turn_id is not None or self.phase is not Phase.RUNNING:
+                return ()  # the turn is visibly running, or over: only the answer was lost
+            case Step.THREAD_START | Step.INJECT_ITEMS | Step.TURN_START:
+                self._end(TurnEnd(fault=Fault(FaultKind.START_TIMEOUT, f"no answer to {step.name.lower()}")), now)
+                return self._close(now)
+            case _:
+                assert_never(step)
+
+    def on_notification(self, note: dialect.Notification, now: float) -> Calls:
+        """The worker said something about this turn's thread."""
+        self._progress_at = now
+        self._saw_event = True
+        if isinstance(note, dialect.AgentMessageDelta):
+            if note.item_id != self._last_message:
+                self._last_message = note.item_id
+                self._streamed.add(note.item_id)
+            if self._sink is not None and self._verdict is None:
+                self._sink.push(TextDelta(note.delta))
+            return self._learn_turn_id(note.turn_id, now) if self._turn_id is None else ()
+        match note:
+            case dialect.ReasoningSummaryDelta():
+                if self._sink is not None and self._verdict is None:
+                    self._sink.push(ReasoningDelta(note.delta))
+                return ()
+            case dialect.RawResponseItem():
+                item = note.item
+                if item.type != "function_call" or note.turn_id.startswith(dialect.ECHO_TURN):
+                    return ()
+                if self._sink is not None and self._verdict is None:
+                    self._calls_seen = True
+                    self._sink.push(ToolCall(item.call_id, item.name, item.arguments))
+                return self._learn_turn_id(note.turn_id, now)
+            case dialect.RawResponseCompleted():
+                return self.interrupt(Finish.TOOL_CALLS, now) if self._calls_seen else ()
+            case dialect.TokenUsageUpdated():
+                self._usage = note.usage
+                return ()
+            case dialect.TurnCompleted():
+                return self._complete(note, now)
+            case _:
+                assert_never(note)
+
+    def interrupt(self, verdict: Finish, now: float) -> Calls:
+        """End the turn early with `verdict` as its finish; does nothing when it is ending already."""
+        if self._verdict is not None or self.phase in (Phase.CLOSING, Phase.CLOSED):
+            return ()
+        self._verdict = verdict
+        self.story.tell(now, f"interrupt wanted: {verdict}")
+        return self._send_interrupt(now)
+
+    def fail(self, fault: Fault, now: float) -> Calls:
+        """End the turn as failed, at once for the sink; the worker is asked to stop working on it."""
+        self._end(TurnEnd(fault=fault), now)
+        return self.interrupt(Finish.INTERRUPTED, now)
+
+    def lose(self, message: str, now: float) -> None:
+        """The worker is gone and this turn with it."""
+        self._end(TurnEnd(fault=Fault(FaultKind.WORKER_LOST, message)), now)
+        if self.phase is not Phase.CLOSED:
+            self._move(Phase.CLOSED, now)
+
+    def tick(self, now: float) -> Calls:
+        """Hold the turn to its limits."""
+        if self._interrupt_by is not None:
+            if now >= self._interrupt_by and not self.ignored_interrupt and self.phase is Phase.INTERRUPTING:
+                self.ignored_interrupt = True
+                self._end(TurnEnd(finish=self._verdict, usage=self._usage), now)
+                self.story.tell(now, "interrupt ignored")
+            return ()
+        if self.has_ended:
+            return ()
+        kind = self._overdue(now)
+        return () if kind is None else self.fail(Fault(kind, "the turn took too long"), now)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _overdue(self, now: float) -> FaultKind | None:
+        if now - self._began_at >= self._limits.total_s:
+            return FaultKind.TURN_TIMEOUT
+        if self.phase is not Phase.RUNNING:
+            return None
+        silent_s = now - self._progress_at
+        if not self._saw_event:
+            return FaultKind.FIRST_EVENT_TIMEOUT if silent_s >= self._limits.first_event_s else None
+        return FaultKind.IDLE_TIMEOUT if silent_s >= self._limits.idle_s else None
+
+    def _learn_turn_id(self, turn_id: str, now: float) -> Calls:
+        if self._turn_id is None and turn_id:
+            self._turn_id = turn_id
+            if self._verdict is not None and self.phase is Phase.RUNNING:
+                return self._send_interrupt(now)
+        return ()
+
+    def _send_interrupt(self, now: float) -> Calls:
+        if self.phase is not Phase.RUNNING or self.thread_id is None or self._turn_id is None:
+            return ()  # goes out as soon as the thread or the turn has its id
+        self._move(Phase.INTERRUPTING, now)
+        self._interrupt_by = now + self._limits.interrupt_s
+        return (Call(Step.INTERRUPT, dialect.turn_interrupt(self.thread_id, self._turn_id)),)
+
+    def _complete(self, note: dialect.TurnCompleted, now: float) -> Calls:
+        if self.phase not in (Phase.RUNNING, Phase.INTERRUPTING):
+            return ()
+        turn = note.turn
+        if self._verdict is not None:
+            return self._close(now)
+        if turn.status == "completed":
+            for item in turn.items:
+                if item.type == "agentMessage" and item.text and item.id not in self._streamed and self._sink:
+                    self._sink.push(TextDelta(item.text))
+            self._end(TurnEnd(finish=Finish.STOP, usage=self._usage), now)
+        elif turn.status == "interrupted":
+            self._end(TurnEnd(fault=Fault(FaultKind.PROTOCOL, "interrupted by the worker")), now)
+        else:
+            error = turn.error or dialect.TurnErrorInfo(f"turn {turn.status}")
+            finish = dialect.incomplete(error)
+            fault = None if finish else dialect.fault(error)
+            self._end(TurnEnd(finish=finish, fault=fault, usage=self._usage), now)
+        return self._close(now)
+
+    def _close(self, now: float) -> Calls:
+        self._end(TurnEnd(finish=self._verdict or Finish.INTERRUPTED, usage=self._usage), now)
+        if self.thread_id is None:
+            self._move(Phase.CLOSED, now)
+            return ()
+        self._move(Phase.CLOSING, now)
+        return (Call(Step.UNSUBSCRIBE, dialect.thread_unsubscribe(self.thread_id)),)
+
+    def _end(self, end: TurnEnd, now: float) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            self.story.tell(now, f"ended: {end.finish or (end.fault and end.fault.kind)}")
+            sink.end(end)
+
+    def _move(self, target: Phase, now: float) -> None:
+        if target not in TRANSITIONS[self.phase]:
+            raise IllegalTransition("turn", self.phase.name, target.name, str(self.story))
+        self.story.tell(now, target.name)
+        self.phase = target

@@ -1,0 +1,172 @@
+"""One worker incarnation: owns the process, its home and its session from the boot to the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pool.events import TurnRequest, TurnSink
+from pool.home import Home
+from pool.observer import WorkerExit
+from pool.profile import Profile
+from pool.protocol.dialect_v2 import MINIMUM_VERSION
+from pool.session import Fact, HandshakeFailed, Handshaken, Session
+from pool.transport import Child
+from pool.worker_state import WorkerId
+
+LAST_WORDS_S = 0.5
+"""How long the output of a process that has exited is still read: its last answers may be in the pipe."""
+
+
+class LaunchSpec(NamedTuple):
+    """What is the same for every worker of a profile in this run."""
+
+    profile: Profile
+    binary: Path
+    models: bytes
+    run: Path
+    service_version: str
+
+
+class WorkerEvents(NamedTuple):
+    """Whom a worker tells what. All are called synchronously."""
+
+    booted: Callable[[WorkerId, str], None]
+    broken: Callable[[WorkerId, str], None]
+    fact: Callable[[WorkerId, Fact], None]
+    bug: Callable[[WorkerId, Exception], None]
+
+
+class Worker:
+    """Call `run` once, in a task of its own; everything else is synchronous and may be called at any time."""
+
+    def __init__(self, worker_id: WorkerId, spec: LaunchSpec, events: WorkerEvents) -> None:
+        self.id = worker_id
+        self.session = Session(spec.profile.limits, spec.service_version)
+        self._spec = spec
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._child: Child | None = None
+        self._stop = self._loop.create_future()
+        self._eof = self._loop.create_future()
+
+    async def run(self) -> WorkerExit:
+        """Live until the process ends or `stop` is called; nothing of the worker is left afterwards. Never raises."""
+        home: Home | None = None
+        try:
+            spec = self._spec
+            home = await asyncio.to_thread(Home.create, spec.run, _directory(self.id), spec.profile, spec.models)
+            if not self._stop.done():
+                await self._spawn(home)
+                await self._until_the_end()
+        except OSError as error:
+            self.stop(f"it could not be started: {error.strerror or error}")
+        except Exception as error:  # noqa: BLE001 - the boundary that keeps one worker's bug from its siblings
+            self._events.bug(self.id, error)
+            self.stop("a bug of ours")
+        except asyncio.CancelledError:
+            if self._child is not None:
+                self._child.kill()
+            raise
+        return await self._end(home)
+
+    def stop(self, reason: str) -> None:
+        """End it; its open turns are lost."""
+        if not self._stop.done():
+            self._stop.set_result(reason)
+
+    def start_turn(self, lease_id: int, request: TurnRequest, sink: TurnSink) -> None:
+        """Begin a turn on a seat that was leased."""
+        self.session.start_turn(lease_id, request, sink, self._loop.time())
+        self._flush()
+
+    def interrupt(self, lease_id: int) -> None:
+        """Ask for the end of a turn."""
+        self.session.interrupt(lease_id, self._loop.time())
+        self._flush()
+
+    def tick(self, now: float) -> None:
+        """Hold requests and turns to their limits."""
+        self.session.tick(now)
+        self._flush()
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _spawn(self, home: Home) -> None:
+        self._child = await Child.spawn(
+            [str(self._spec.binary), "app-server"],
+            env=home.environment(self._spec.profile),
+            cwd=home.cwd,
+            on_stdout=self._on_stdout,
+            on_eof=self._on_eof,
+        )
+        self.session.open(self._loop.time(), self._spec.profile.init_timeout_s)
+        self._flush()
+
+    async def _end(self, home: Home | None) -> WorkerExit:
+        reason: str = self._stop.result() if self._stop.done() else "it ended"
+        self._events.broken(self.id, reason)
+        self.session.lose(reason, self._loop.time())
+        code: int | None = None
+        stderr_tail = ""
+        if self._child is not None:
+            code = await self._child.stop()
+            stderr_tail = self._child.stderr_tail
+        if home is not None:
+            await asyncio.to_thread(home.remove)
+        return WorkerExit(self.id, reason, code, stderr_tail)
+
+    async def _until_the_end(self) -> None:
+        child = self._child
+        assert child is not None  # noqa: S101 - `_spawn` has just set it
+        await asyncio.wait([child.exited, self._eof, self._stop], return_when=asyncio.FIRST_COMPLETED)
+        if child.exited.done():
+            self._events.broken(self.id, _exit_reason(child.exited.result()))
+            await asyncio.wait([self._eof], timeout=LAST_WORDS_S)
+            self.stop(_exit_reason(child.exited.result()))
+        self.stop("it closed its stdout")
+
+    def _on_stdout(self, data: bytes) -> None:
+        try:
+            self.session.receive(data, self._loop.time())
+            self._flush()
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not silence the pipe for everybody else
+            self._events.bug(self.id, error)
+            self._events.broken(self.id, "a bug of ours")
+
+    def _on_eof(self) -> None:
+        if not self._eof.done():
+            self._eof.set_result(None)
+
+    def _flush(self) -> None:
+        output = self.session.take_output()
+        if output and self._child is not None:
+            self._child.write(output)
+        for fact in self.session.take_facts():
+            match fact:
+                case Handshaken(version, user_agent):
+                    self._on_handshake(version, user_agent)
+                case HandshakeFailed(reason):
+                    self._events.broken(self.id, reason)
+                case _:
+                    self._events.fact(self.id, fact)
+
+    def _on_handshake(self, version: tuple[int, int, int] | None, user_agent: str) -> None:
+        needed = ".".join(map(str, MINIMUM_VERSION))
+        if version is None:
+            self._events.broken(self.id, f"the CLI does not tell its version ({user_agent[:80]!r})")
+        elif version < MINIMUM_VERSION:
+            found = ".".join(map(str, version))
+            self._events.broken(self.id, f"Codex CLI {found} is too old: {needed} or newer is needed")
+        else:
+            self._events.booted(self.id, ".".join(map(str, version)))
+
+
+def _directory(worker_id: WorkerId) -> str:
+    return f"{worker_id.profile}-{worker_id.slot}-{worker_id.epoch}"
+
+
+def _exit_reason(code: int) -> str:
+    return f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
