@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, assert_never
 
 from pool import binary
-from pool.errors import ConfigurationError, EnvironmentUnfit
+from pool.errors import ConfigurationError
 from pool.events import TurnRequest, TurnSink
 from pool.home import RunDirectory, catalogue
 from pool.observer import PoolObserver
@@ -264,6 +264,3 @@ class Pool:
             self._first_boots[report.profile] = report
             if len(self._first_boots) == len(self._profiles):
                 self._booted_once.set()
-
-
-__all__ = ["EnvironmentUnfit", "FirstBoot", "Lease", "Pool"]

@@ -1,0 +1,93 @@
+"""A ticket: a job's place and fate, and the buffer its events wait in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pool.events import ToolCall, TurnEnd, TurnEvent
+from pool.state import Lease
+from scheduler.model import Job, Outcome
+
+BUFFER_BYTES = 1024 * 1024
+"""How much of an answer (in characters, plus a little for each event) may wait for its reader."""
+EVENT_OVERHEAD_BYTES = 64
+
+
+class Ticket:
+    """Given to whoever submitted the job, who reads it to the end or abandons it.
+
+    `outcome` is None until there is one; then it never changes. One reader only.
+    """
+
+    def __init__(
+        self,
+        ticket_id: int,
+        job: Job,
+        now: float,
+        *,
+        on_end: Callable[[int, TurnEnd], None],
+        on_overflow: Callable[[int], None],
+        on_abandon: Callable[[int], None],
+    ) -> None:
+        self.id = ticket_id
+        self.job = job
+        self.outcome: Outcome | None = None
+        self.submitted_at = now
+        self.started_at: float | None = None
+        self.lease: Lease | None = None
+        self._on_end = on_end
+        self._on_overflow = on_overflow
+        self._on_abandon = on_abandon
+        self._events: list[TurnEvent] = []
+        self._buffered = 0
+        self._reader: asyncio.Future[None] | None = None
+
+    async def read(self) -> list[TurnEvent]:
+        """All events that have come since the last call, in order; waits for the first. [] means: see `outcome`.
+
+        Cancelling it loses nothing.
+        """
+        while not self._events and self.outcome is None:
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        events, self._events = self._events, []
+        self._buffered = 0
+        return events
+
+    def abandon(self) -> None:
+        """Nobody will read on: a waiting job is dropped, a running turn interrupted. Harmless once it is over."""
+        self._on_abandon(self.id)
+
+    # --- the scheduler's side (a TurnSink) -------------------------------------------------------------------
+
+    def push(self, event: TurnEvent) -> None:
+        """The turn's next event."""
+        if self.outcome is not None:
+            return
+        self._events.append(event)
+        self._buffered += EVENT_OVERHEAD_BYTES + _size(event)
+        if self._buffered > BUFFER_BYTES:
+            self._on_overflow(self.id)
+        self._wake()
+
+    def end(self, end: TurnEnd) -> None:
+        """The turn's end."""
+        self._on_end(self.id, end)
+
+    def settle(self, outcome: Outcome) -> None:
+        """The ticket's outcome."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+def _size(event: TurnEvent) -> int:
+    return len(event.arguments) if isinstance(event, ToolCall) else len(event.text)
