@@ -1,0 +1,101 @@
+"""The command `codex-completions`; also `python -m service`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvloop
+
+from pool.errors import ConfigurationError, EnvironmentUnfit
+from service import __version__
+from service.lifecycle import check, serve
+from service.observability import configure_logging
+from service.settings import PREFIX, Settings, load
+
+EXIT_CONFIGURATION = 2
+EXIT_ENVIRONMENT = 3
+
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 2 the configuration is wrong, 3 this machine lacks something."""
+    arguments = _parser().parse_args(argv)
+    environ = dict(os.environ)  # noqa: TID251 - the one place that reads it
+    path = arguments.config or environ.pop(CONFIG_VARIABLE, None)
+    environ.pop(CONFIG_VARIABLE, None)
+    try:
+        arguments.run(arguments, Path(path) if path else None, environ)
+    except ConfigurationError as error:
+        _fail(error, EXIT_CONFIGURATION)
+    except EnvironmentUnfit as error:
+        _fail(error, EXIT_ENVIRONMENT)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"codex-completions: {error}", file=sys.stderr)  # noqa: T201 - the command's answer
+    sys.exit(code)
+
+
+def _serve(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[str, str]) -> None:
+    settings = load(path, environ)
+    configure_logging(settings.log.level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, environ))
+
+
+def _check(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[str, str]) -> None:
+    settings = load(path, environ)
+    if not settings.key_hashes():
+        raise ConfigurationError("no API key is configured: `codex-completions key` makes one")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        boots = runner.run(check(settings, environ))
+    for boot in boots:
+        _say(f"profile {boot.profile}: " + (boot.failure or f"Codex CLI {boot.version} is ready"))
+    failures = [boot.profile for boot in boots if boot.failure]
+    if failures:
+        raise EnvironmentUnfit(f"no worker came up for: {', '.join(failures)}")
+
+
+def _schema(_arguments: argparse.Namespace, _path: Path | None, _environ: Mapping[str, str]) -> None:
+    _say(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+def _key(arguments: argparse.Namespace, _path: Path | None, _environ: Mapping[str, str]) -> None:
+    key = f"sk-{secrets.token_urlsafe(32)}"
+    _say(f"# the key, shown this once; give it to {arguments.name}:\n#   {key}\n[[keys]]")
+    _say(f'name = "{arguments.name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - the command's answer
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="codex-completions", description="OpenAI-compatible service over Codex CLI.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file (or the variable {CONFIG_VARIABLE})")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("serve", _serve, "serve until SIGTERM"),
+        ("check", _check, "boot one worker of each profile and report"),
+        ("schema", _schema, "print the configuration's JSON Schema"),
+        ("key", _key, "make an API key and its hash"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if name == "key":
+            command.add_argument("--name", default="partner", help="who is charged")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

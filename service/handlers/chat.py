@@ -1,0 +1,241 @@
+"""/v1/chat/completions: one request, one ticket, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+from aiohttp import hdrs, web
+
+from pool.events import Finish, TextDelta, TurnEnd, Usage
+from scheduler.model import Ended, Job, Outcome, Rejected
+from scheduler.ticket import Ticket
+from service.api.chat import ChatRequest, parse_chat
+from service.api.errors import ApiError, from_outcome, from_rejection
+from service.encode.collect import chat_completion
+from service.encode.sse import DONE, ChatStream, keepalive
+from service.observability import outcome_label
+from service.routing import Route
+from service.state import FACTS, REQUEST_ID, SERVICE, Service
+from service.translate import to_turn
+
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+IGNORED_HEADER = "x-codex-ignored-params"
+USAGE_HEADER = "x-codex-usage"
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Answer a chat completion request, as one object or as a stream.
+
+    Raises:
+        ApiError: anything that goes wrong before the first byte of the answer.
+    """
+    service = request.app[SERVICE]
+    tenant = service.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
+    request[FACTS]["tenant"] = tenant
+    chat = parse_chat(
+        await _body(request, service.settings.server.body_timeout_s),
+        known_model=service.routes.__contains__,
+        max_prompt_chars=service.settings.server.max_prompt_chars,
+        max_choices=1,
+    )
+    route = service.routes.find(chat.model)
+    assert route is not None  # noqa: S101 - `parse_chat` has just asked
+    answer = _Answer(request, service, chat, route)
+    ticket = _submit(service, request, chat, route, tenant)
+    try:
+        return await (answer.stream(ticket) if chat.stream else answer.collect(ticket))
+    finally:
+        ticket.abandon()
+        answer.note_end(ticket)
+
+
+async def head(request: web.Request) -> web.Response:
+    """Whether the key is good."""
+    request.app[SERVICE].keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
+    return web.Response()
+
+
+async def _body(request: web.Request, timeout_s: float) -> bytes:
+    content_type = request.headers.get(hdrs.CONTENT_TYPE)
+    if content_type is not None and request.content_type not in ("application/json", "text/plain"):
+        raise ApiError(
+            status=415,
+            message="Content-Type must be application/json",
+            type="invalid_request_error",
+            code="unsupported_media_type",
+        )
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.read()
+    except TimeoutError:
+        raise ApiError(
+            status=408, message="the body came too slowly", type="invalid_request_error", code="request_timeout"
+        ) from None
+
+
+def _submit(service: Service, request: web.Request, chat: ChatRequest, route: Route, tenant: str) -> Ticket:
+    job = Job(
+        id=request[REQUEST_ID],
+        profile=route.profile,
+        tenant=tenant,
+        turn=to_turn(chat, model=route.model, effort=route.effort),
+        queue_budget_s=service.settings.profiles[route.profile].queue_budget_s,
+    )
+    try:
+        return service.scheduler.submit(job)
+    except Rejected as rejection:
+        raise from_rejection(rejection) from None
+
+
+class _Answer:
+    """Turns one ticket's events into one HTTP answer."""
+
+    def __init__(self, request: web.Request, service: Service, chat: ChatRequest, route: Route) -> None:
+        self._request = request
+        self._service = service
+        self._settings = service.settings.server
+        self._chat = chat
+        self._route = route
+        self._began_at = time.perf_counter()
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._created = int(time.time())  # noqa: TID251 - the wire wants wall-clock seconds
+        version = service.observability.versions.get(route.profile)
+        self._fingerprint = f"fp_codex_{version or 'unknown'}"
+        self._first_text_s: float | None = None
+        self._usage: Usage | None = None
+
+    async def collect(self, ticket: Ticket) -> web.Response:
+        """The whole answer as one object."""
+        parts: list[str] = []
+        while events := await ticket.read():
+            self._note_first_text()
+            parts += [event.text for event in events if isinstance(event, TextDelta)]
+        end = _ended(ticket.outcome)
+        body, estimated = chat_completion(
+            id=self._id,
+            created=self._created,
+            model=self._chat.model,
+            fingerprint=self._fingerprint,
+            text="".join(parts),
+            finish=end.finish or Finish.STOP,
+            usage=end.usage,
+            prompt_chars=self._chat.prompt_chars,
+        )
+        response = web.Response(body=body, content_type="application/json")
+        response.headers.update(self._headers())
+        if estimated:
+            response.headers[USAGE_HEADER] = "estimated"
+        return response
+
+    async def stream(self, ticket: Ticket) -> web.StreamResponse:
+        """The answer as server-sent events; the status is committed with the first event or after `commit_delay_s`."""
+        encoder = ChatStream(
+            id=self._id,
+            created=self._created,
+            model=self._chat.model,
+            fingerprint=self._fingerprint,
+            include_usage=self._chat.include_usage,
+            prompt_chars=self._chat.prompt_chars,
+        )
+        events = await _read(ticket, self._settings.commit_delay_s)
+        if events == []:
+            _ended(ticket.outcome)
+        response = web.StreamResponse(headers=STREAM_HEADERS | self._headers())
+        await response.prepare(self._request)
+        await self._write(response, encoder.role())
+        while events != []:
+            if events is None:
+                if self._wants_keepalive():
+                    await self._write(response, keepalive(int(time.time() * 1000)))  # noqa: TID251 - as above
+            else:
+                self._note_first_text()
+                await self._write(response, encoder.events(events))
+            events = await _read(ticket, self._settings.keepalive_s)
+        await self._write(response, _last_words(encoder, ticket.outcome))
+        await response.write_eof()
+        return response
+
+    def note_end(self, ticket: Ticket) -> None:
+        """Add to the log line what only the end knows."""
+        facts = self._request[FACTS]
+        facts |= {"model": self._route.public, "profile": self._route.profile, "stream": self._chat.stream}
+        facts["outcome"] = outcome_label(ticket.outcome) if ticket.outcome is not None else "none"
+        if self._first_text_s is not None:
+            facts["first_text_s"] = round(self._first_text_s, 4)
+        if ticket.lease is not None:
+            facts["worker"] = str(ticket.lease.worker)
+        if isinstance(ticket.outcome, Ended) and ticket.outcome.end.usage is not None:
+            usage = ticket.outcome.end.usage
+            facts |= {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"x-request-id": self._request[REQUEST_ID]}
+        if self._chat.ignored:
+            headers[IGNORED_HEADER] = ", ".join(self._chat.ignored)
+        return headers
+
+    def _note_first_text(self) -> None:
+        if self._first_text_s is None:
+            self._first_text_s = time.perf_counter() - self._began_at
+            self._service.observability.first_text(self._route.profile, self._first_text_s)
+
+    def _wants_keepalive(self) -> bool:
+        """Some desktop clients choke on comments."""
+        headers = self._request.headers
+        agent = headers.get(hdrs.USER_AGENT, "").lower()
+        return not (
+            "obsidian" in agent
+            or "electron" in agent
+            or headers.get("X-No-Keepalive") == "1"
+            or self._request.query.get("no_keepalive") == "1"
+        )
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        """Write, within a bound: a client that stops reading loses its connection and nobody else anything."""
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                await response.write(data)
+        except TimeoutError:
+            transport = self._request.transport
+            if transport is not None:
+                transport.abort()
+            raise ConnectionResetError("the client does not read") from None
+
+
+async def _read(ticket: Ticket, timeout_s: float) -> list[object] | None:
+    """The next events, [] at the end, None when there were none within `timeout_s`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return list(await ticket.read())
+    except TimeoutError:
+        return None
+
+
+def _ended(outcome: Outcome | None) -> TurnEnd:
+    """The end of a turn that gave an answer; every other outcome is an error."""
+    assert outcome is not None  # noqa: S101 - `read` returns [] only once there is one
+    error = from_outcome(outcome)
+    if error is not None:
+        raise error
+    assert isinstance(outcome, Ended)  # noqa: S101 - `from_outcome` knows all others as errors
+    return outcome.end
+
+
+def _last_words(encoder: ChatStream, outcome: Outcome | None) -> bytes:
+    """How a stream ends: the finish, the usage and [DONE]; or an error, which nobody can take for a finish."""
+    try:
+        end = _ended(outcome)
+    except ApiError as error:
+        return encoder.error(error)
+    return encoder.finish(end.finish or Finish.STOP) + encoder.usage(end.usage) + DONE
+
+
+__all__ = ["create", "head"]

@@ -1,0 +1,50 @@
+"""/v1/models: the configured names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from service.api.errors import ApiError
+from service.state import SERVICE
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "codex"}
+
+
+def _answer(value: dict[str, Any]) -> web.Response:
+    response = web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    response.headers["Cache-Control"] = "public, max-age=60"
+    return response
+
+
+def _authenticate(request: web.Request) -> None:
+    service = request.app[SERVICE]
+    if service.settings.server.protect_models:
+        service.keyring.tenant(request.headers.get("Authorization"))
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """Every public model name."""
+    _authenticate(request)
+    names = request.app[SERVICE].routes.names()
+    return _answer({"object": "list", "data": [_model(name) for name in names]})
+
+
+async def get_model(request: web.Request) -> web.Response:
+    """One public model name, upper and lower case being the same."""
+    _authenticate(request)
+    name = request.match_info["id"]
+    route = request.app[SERVICE].routes.find(name)
+    if route is None:
+        raise ApiError(
+            status=404,
+            message=f"The model {name[:100]} does not exist or you do not have access to it.",
+            type="invalid_request_error",
+            param="model",
+            code="model_not_found",
+        )
+    return _answer(_model(route.public))

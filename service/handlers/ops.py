@@ -1,0 +1,94 @@
+"""Health and metrics. Field names are the predecessor's; nothing here names a process id."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_async.aio.web import server_stats
+
+from pool.worker_state import WorkerState
+from service.state import SERVICE, Service
+
+
+def _json(value: Any, status: int) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def readiness(service: Service) -> dict[str, Any]:
+    """Whether new work should be sent here, and why not: every profile needs a ready worker."""
+    if service.scheduler.is_draining:
+        return {"ready": False, "reason": "shutdown_in_progress"}
+    if service.pool.is_ready():
+        return {"ready": True, "reason": "handshake_complete"}
+    return {"ready": False, "reason": "worker_not_ready"}
+
+
+def _liveness() -> dict[str, Any]:
+    """Alive is who answers: a sick worker is no reason to kill the service around it."""
+    return {"live": True, "reason": "serving"}
+
+
+def _workers(service: Service) -> dict[str, Any]:
+    rows = service.pool.snapshot()
+    return {
+        "enabled": True,
+        "running": any(sum(row.workers.values()) for row in rows),
+        "ready": service.pool.is_ready(),
+        "shutdown_in_flight": service.scheduler.is_draining,
+        "restarts_total": sum(max(0, row.boots - row.size) for row in rows),
+        "last_exit": service.observability.last_exit,
+        "profiles": {
+            row.profile: {
+                "workers": {state: row.workers[state] for state in WorkerState if row.workers[state]},
+                "seats": row.seats,
+                "seats_free": row.free,
+                "version": service.observability.versions.get(row.profile),
+                "last_failure": row.last_failure,
+            }
+            for row in rows
+        },
+    }
+
+
+def _common(service: Service) -> dict[str, Any]:
+    return {"backend_mode": "app-server", "app_server_enabled": True, "worker_supervisor": _workers(service)}
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """Everything at a glance; always 200."""
+    service = request.app[SERVICE]
+    ready, live = readiness(service), _liveness()
+    body = {"ok": ready["ready"], "sandbox_mode": "read-only", "health": {"readiness": ready, "liveness": live}}
+    return _json(body | _common(service), 200)
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """200 when new work should be sent here, else 503."""
+    service = request.app[SERVICE]
+    ready = readiness(service)
+    body = {"ok": ready["ready"], "health": {"readiness": ready}} | _common(service)
+    return _json(body, 200 if ready["ready"] else 503)
+
+
+async def livez(request: web.Request) -> web.Response:
+    """200 as long as the service can answer at all."""
+    service = request.app[SERVICE]
+    return _json({"ok": True, "health": {"liveness": _liveness()}} | _common(service), 200)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus' text format; for other hosts than this one a key is needed, unless configured otherwise."""
+    service = request.app[SERVICE]
+    if not service.settings.server.open_metrics and not _is_local(request.remote):
+        service.keyring.tenant(request.headers.get("Authorization"))
+    return await server_stats(request)
+
+
+def _is_local(remote: str | None) -> bool:
+    try:
+        return remote is not None and ip_address(remote).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,143 @@
+"""From start to exit: boot, serve, drain, stop. Owns the process's signals and its one task group."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from aiohttp import web
+
+from pool.errors import ConfigurationError, EnvironmentUnfit
+from pool.pool import FirstBoot, Pool
+from service import __version__
+from service.app import application, build
+from service.settings import Settings, profiles
+from service.state import Service
+
+LAST_WORDS_S = 2.0
+"""After the drain: how long handlers may take to tell their clients."""
+
+
+async def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    on_ready: Callable[[str], Awaitable[bool]] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until `on_ready(base_url)` returns False.
+
+    Returns when everything is drained and no child is left.
+
+    Raises:
+        ConfigurationError: no key, or no credentials.
+        EnvironmentUnfit: no usable CLI, no usable directory, or the address is taken.
+    """
+    if not settings.key_hashes():
+        raise ConfigurationError("no API key is configured: `codex-completions key` makes one")
+    service = build(settings, environ)
+    stop = asyncio.Event()
+    try:
+        await asyncio.to_thread(service.pool.prepare, environ.get("PATH"))
+        with _signals(stop):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(service.pool.run(), name="pool")
+                try:
+                    await _boot(service, stop)
+                    await _serve(service, stop, on_ready)
+                finally:
+                    service.pool.stop()
+    except* (ConfigurationError, EnvironmentUnfit) as group:
+        raise group.exceptions[0] from None
+    finally:
+        service.pool.discard()
+        service.observability.close()
+
+
+async def check(settings: Settings, environ: Mapping[str, str]) -> list[FirstBoot]:
+    """How one worker of each profile boots; nothing is left afterwards.
+
+    Raises:
+        ConfigurationError: credentials are missing.
+        EnvironmentUnfit: no usable CLI, or no usable directory.
+    """
+    specs = [replace(spec, workers=1) for spec in profiles(settings, environ)]
+    pool = Pool(specs, settings.state_dir.expanduser(), __version__)
+    try:
+        await asyncio.to_thread(pool.prepare, environ.get("PATH"))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pool.run(), name="pool")
+            try:
+                return await pool.first_boots()
+            finally:
+                pool.stop()
+    finally:
+        pool.discard()
+
+
+async def _boot(service: Service, stop: asyncio.Event) -> None:
+    """Wait until every profile has tried to boot. What can never work ends the start; what is slow does not."""
+    async with asyncio.TaskGroup() as tasks:
+        boots = tasks.create_task(service.pool.first_boots(), name="first boots")
+        stopped = tasks.create_task(stop.wait(), name="stop")
+        await asyncio.wait([boots, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        boots.cancel()
+    final = [boot for boot in boots.result() if boot.is_final] if not boots.cancelled() else []
+    if final:
+        raise EnvironmentUnfit("; ".join(f"profile {boot.profile}: {boot.failure}" for boot in final))
+
+
+async def _serve(service: Service, stop: asyncio.Event, on_ready: Callable[[str], Awaitable[bool]] | None) -> None:
+    server = service.settings.server
+    runner = web.AppRunner(
+        application(service), handler_cancellation=True, access_log=None, shutdown_timeout=LAST_WORDS_S
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, server.host, server.port).start()
+        except OSError as error:
+            raise EnvironmentUnfit(f"cannot listen on {server.host}:{server.port}: {error.strerror}") from error
+        host, port = runner.addresses[0][:2]
+        base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        service.observability.log.info("service.started", url=base_url)
+        gc.collect()
+        gc.freeze()  # what start-up made is never garbage: a full collection with many turns would take 15 ms
+        if on_ready is None or await on_ready(base_url):
+            await stop.wait()
+        await _drain(service, stop)
+    finally:
+        await runner.cleanup()
+        service.observability.log.info("service.stopped")
+
+
+async def _drain(service: Service, stop: asyncio.Event) -> None:
+    """Take no new work and let the rest finish, within the bound; a second signal ends the wait."""
+    stop.clear()
+    service.scheduler.drain()
+    service.observability.log.info("service.draining")
+    hurry = asyncio.get_running_loop().call_later(service.settings.server.drain_timeout_s, stop.set)
+    async with asyncio.TaskGroup() as tasks:
+        idle = tasks.create_task(service.scheduler.idle(), name="idle")
+        hurried = tasks.create_task(stop.wait(), name="hurry")
+        await asyncio.wait([idle, hurried], return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        hurried.cancel()
+    hurry.cancel()
+    service.scheduler.cut_off()
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

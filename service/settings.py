@@ -1,0 +1,330 @@
+"""Configuration: one TOML file and the environment, parsed once into frozen models.
+
+The environment wins over the file: `CODEX_COMPLETIONS_SERVER__PORT=8080` sets `port` in `[server]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+from pydantic_settings.sources import EnvSettingsSource
+
+from pool.errors import ConfigurationError
+from pool.profile import MAX_SLOTS, Credentials, Profile
+from pool.turn import TurnLimits
+
+PREFIX = "CODEX_COMPLETIONS_"
+MIN_KEY_CHARS = 24
+MIN_KEY_ALPHABET = 10
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "PORT": ("server", "port"),
+    "PROXY_HOST": ("server", "host"),
+    "PROXY_API_KEY": ("api_key",),
+    "PROXY_PROTECT_MODELS": ("server", "protect_models"),
+}
+"""Names of the predecessor that still mean what they meant."""
+
+_OUTLIVED = {
+    "PROXY_USE_APP_SERVER": "the app-server is the only backend: unset it",
+    "PROXY_WORKER_COUNT": "set workers in [profiles.NAME]",
+}
+
+_KNOWN_WEAK = frozenset(
+    hashlib.sha256(text.encode()).hexdigest()
+    for text in ("", "codex-local-secret", "changeme", "change-me", "secret", "password", "test", "sk-test", "sk-local")
+)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Model):
+    """The HTTP side."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback is your decision.")
+    port: int = Field(11435, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024, le=30 * 1024 * 1024, description="Largest request body.")
+    body_timeout_s: Seconds = Field(60.0, description="How long a client may take to send its body.")
+    commit_delay_s: Seconds = Field(2.0, description="How long the status line is held back for a clean error.")
+    keepalive_s: Seconds = Field(15.0, description="Between comments that keep idle streams open.")
+    write_timeout_s: Seconds = Field(30.0, description="How long a client may take to read what was sent.")
+    drain_timeout_s: Seconds = Field(30.0, description="How long running answers may go on after SIGTERM.")
+    protect_models: bool = Field(default=False, description="Ask for a key on /v1/models too.")
+    open_metrics: bool = Field(default=False, description="Serve /metrics without a key to other hosts than this one.")
+    max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt in characters; unset: no limit.")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+class LogSettings(_Model):
+    """What is logged; prompts and answers never are."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class KeySettings(_Model):
+    """One API key, as its hash: `codex-completions key` makes both."""
+
+    name: Name = Field(description="Who is charged; appears in logs and metrics.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal.")
+    requests_per_minute: int | None = Field(None, ge=1, description="This key's contract; unset: no limit.")
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_not_known(cls, value: str) -> str:
+        if value in _KNOWN_WEAK:
+            raise ValueError("this is the hash of a key that everybody knows")
+        return value
+
+
+class LimitSettings(_Model):
+    """How long each part of a turn may take."""
+
+    start_s: Seconds = 10.0
+    first_event_s: Seconds = 120.0
+    idle_s: Seconds = 120.0
+    total_s: Seconds = 600.0
+    interrupt_s: Seconds = 5.0
+
+
+class ProfileSettings(_Model):
+    """A kind of worker."""
+
+    base_url: str = Field("https://api.openai.com/v1", pattern="^https?://[^ ]+$", description="The model provider.")
+    default_model: str = Field("gpt-5.2", min_length=1, description="The model when a route names none.")
+    models: tuple[str, ...] = Field((), description="Further model ids that the CLI's own catalogue may lack.")
+    env_key: str | None = Field(None, description="Variable of the service's environment with the provider's key.")
+    auth_file: Path | None = Field(None, description="auth.json of a logged-in CLI.")
+    anonymous: bool = Field(default=False, description="The provider wants no credentials.")
+    codex_bin: Path | None = Field(None, description="The CLI; unset: the packaged one, then PATH.")
+    workers: int = Field(2, ge=1, le=64, description="Processes.")
+    slots: int = Field(8, ge=1, le=MAX_SLOTS, description="Turns that one process runs at once.")
+    queue_max: int = Field(64, ge=0, le=100_000, description="Jobs that may wait for a seat.")
+    queue_budget_s: Seconds = Field(10.0, description="How long a job may wait for a seat.")
+    pass_env: tuple[str, ...] = Field((), description="Variables that workers get as they are, such as HTTPS_PROXY.")
+    init_timeout_s: Seconds = Field(10.0, description="From spawn to the answered handshake.")
+    upstream_idle_s: Seconds = Field(300.0, description="Silence of the provider's stream before it counts as cut.")
+    limits: LimitSettings = LimitSettings()
+
+    @model_validator(mode="after")
+    def _has_one_way_in(self) -> Self:
+        if sum((self.env_key is not None, self.auth_file is not None, self.anonymous)) > 1:
+            raise ValueError("set one of env_key, auth_file and anonymous, not several")
+        return self
+
+
+class RouteSettings(_Model):
+    """What a public model name stands for."""
+
+    profile: Name = "default"
+    model: str | None = Field(None, min_length=1, description="The provider's model id; unset: the profile's default.")
+    effort: Effort | None = Field(None, description="Reasoning effort when the request names none.")
+
+
+def _default_models() -> dict[str, RouteSettings]:
+    """The predecessor's model ids and their meaning."""
+    levels: dict[str, Effort] = {"low": "low", "medium": "medium", "high": "high"}
+    letters: dict[str, Effort] = {"L": "low", "M": "medium", "H": "high", "XH": "xhigh"}
+    routes = {"codex-5": RouteSettings()}
+    routes |= {f"codex-5-{level}": RouteSettings(effort=effort) for level, effort in levels.items()}
+    routes |= {f"gpt-5.2-codex-{x}": RouteSettings(model="gpt-5.2", effort=effort) for x, effort in letters.items()}
+    routes["gpt-5.2-LOCAL"] = RouteSettings(model="gpt-5.2", effort="low")
+    return routes
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", case_sensitive=False
+    )
+
+    state_dir: Path = Field(
+        Path("~/.local/state/codex-completions"), description="Private directory for the workers' throw-away homes."
+    )
+    server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+    api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
+    keys: tuple[KeySettings, ...] = ()
+    profiles: dict[Name, ProfileSettings] = Field(default_factory=lambda: {"default": ProfileSettings()}, min_length=1)
+    models: dict[str, RouteSettings] = Field(default_factory=_default_models, min_length=1)
+
+    @field_validator("api_key")
+    @classmethod
+    def _is_strong(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            refuse_weak_key(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        for name, route in self.models.items():
+            if route.profile not in self.profiles:
+                raise ValueError(f"models.{name}: there is no profile {route.profile!r}")
+        names = [key.name for key in self.keys] + (["default"] if self.api_key else [])
+        if len(set(names)) != len(names):
+            raise ValueError("keys: every key needs a name of its own ('default' is the one in api_key)")
+        if len({name.lower() for name in self.models}) != len(self.models):
+            raise ValueError("models: names must differ in more than upper and lower case")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature, here and below
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands over: nothing here reads the environment behind its back."""
+        return (init_settings,)
+
+    def key_hashes(self) -> dict[str, bytes]:
+        """Each key's name and SHA-256 digest."""
+        hashes = {key.name: bytes.fromhex(key.sha256) for key in self.keys}
+        if self.api_key is not None:
+            hashes["default"] = hashlib.sha256(self.api_key.get_secret_value().encode()).digest()
+        return hashes
+
+
+def refuse_weak_key(key: str) -> None:
+    """Raise ValueError when a key could be guessed: short, or of few different characters."""
+    if len(key) < MIN_KEY_CHARS or len(set(key)) < MIN_KEY_ALPHABET:
+        raise ValueError(
+            f"the key is too weak: at least {MIN_KEY_CHARS} characters, {MIN_KEY_ALPHABET} of them different;"
+            " `codex-completions key` makes a good one"
+        )
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings in the file at `path` (none: defaults) and in `environ`.
+
+    Raises:
+        ConfigurationError: unreadable, unknown, contradictory or weak; one line that names the place.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+        if "api_key" in values:
+            raise ConfigurationError(f"{path}: api_key: no clear-text key in a file; use [[keys]] with its sha256")
+    _refuse_outlived(environ)
+    try:
+        return _from(values, environ)
+    except SettingsError as error:
+        raise ConfigurationError(f"environment: {error}") from error
+    except ValidationError as error:
+        raise ConfigurationError(f"{path or 'settings'}: {_first_line(error)}") from error
+
+
+def _from(values: dict[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Settings from file values, with `environ` (and the predecessor's names in it) on top."""
+    merged = dict(environ)
+    for name, place in ALIASES.items():
+        if name in environ:
+            merged.setdefault(PREFIX + "__".join(place).upper(), environ[name])
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in merged.items()}
+    overlay = source()
+    for name in merged:
+        field = name.removeprefix(PREFIX).split("__")[0].lower()
+        if name.startswith(PREFIX) and field not in Settings.model_fields:
+            raise ConfigurationError(f"environment: {name}: unknown setting")
+    return Settings(**_merge(values, overlay))
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {key: _merge(below.get(key), value) for key, value in above.items()}
+    return above
+
+
+def _refuse_outlived(environ: Mapping[str, str]) -> None:
+    for name, advice in _OUTLIVED.items():
+        if name in environ and not (name == "PROXY_USE_APP_SERVER" and _is_true(environ[name])):
+            raise ConfigurationError(f"environment: {name}: {advice}")
+    for name in environ:
+        if re.match(r"^(PROXY|CODEX)_.*PROTO(_|$)|^PROTO_", name):
+            raise ConfigurationError(f"environment: {name}: `codex proto` is gone: unset it")
+
+
+def _is_true(value: str) -> bool:
+    return value.strip().lower() in ("1", "true", "yes", "on")
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    unknown = first["type"] == "extra_forbidden"
+    message = "unknown setting" if unknown else str(first["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def profiles(settings: Settings, environ: Mapping[str, str]) -> tuple[Profile, ...]:
+    """The launch specs, credentials resolved.
+
+    Raises:
+        ConfigurationError: a profile's credentials are missing.
+    """
+    out = []
+    for name, profile in settings.profiles.items():
+        routed = (route.model for route in settings.models.values() if route.profile == name and route.model)
+        out.append(
+            Profile(
+                name=name,
+                base_url=profile.base_url,
+                default_model=profile.default_model,
+                credentials=_credentials(name, profile, environ),
+                codex_bin=profile.codex_bin.expanduser() if profile.codex_bin else None,
+                models=tuple(dict.fromkeys((*profile.models, *routed))),
+                workers=profile.workers,
+                slots=profile.slots,
+                env=tuple((variable, environ[variable]) for variable in profile.pass_env if variable in environ),
+                upstream_idle_s=profile.upstream_idle_s,
+                init_timeout_s=profile.init_timeout_s,
+                limits=TurnLimits(**profile.limits.model_dump()),
+            )
+        )
+    return tuple(out)
+
+
+def _credentials(name: str, profile: ProfileSettings, environ: Mapping[str, str]) -> Credentials:
+    """The configured way in; with none configured, the usual key variable and then the usual login."""
+    if profile.anonymous:
+        return Credentials()
+    if profile.auth_file is not None:
+        return Credentials(auth_file=profile.auth_file.expanduser())
+    variable = profile.env_key or "OPENAI_API_KEY"
+    if environ.get(variable):
+        return Credentials(api_key=environ[variable])
+    login = Path(environ.get("CODEX_HOME") or "~/.codex").expanduser() / "auth.json"
+    if profile.env_key is None and login.is_file():
+        return Credentials(auth_file=login)
+    hint = "" if profile.env_key else ", log in with `codex login`, or set env_key, auth_file or anonymous"
+    raise ConfigurationError(f"profile {name}: no credentials: set {variable}{hint}")

@@ -1,0 +1,102 @@
+"""The tables in docs/ that code knows better. `python -m tests.test_docs` writes them anew."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from pool.worker_state import transition_table
+from service.observability import Observability
+from service.settings import Settings
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def settings_tables() -> str:
+    """One table per group of settings."""
+    schema = Settings.model_json_schema()
+    definitions: dict[str, Any] = schema["$defs"]
+    groups = [
+        ("Top level", schema),
+        ("`[server]`", definitions["ServerSettings"]),
+        ("`[log]`", definitions["LogSettings"]),
+        ("`[[keys]]`", definitions["KeySettings"]),
+        ("`[profiles.NAME]`", definitions["ProfileSettings"]),
+        ("`[profiles.NAME.limits]`, in seconds", definitions["LimitSettings"]),
+        ("`[models.NAME]`", definitions["RouteSettings"]),
+    ]
+    return "\n\n".join(f"## {title}\n\n{_table(group)}" for title, group in groups)
+
+
+def _table(group: dict[str, Any]) -> str:
+    rows = ["| Name | Default | Bounds | Meaning |", "|---|---|---|---|"]
+    for name, field in group["properties"].items():
+        if "$ref" in field or field.get("type") == "object" or "items" in field and "$ref" in field["items"]:
+            continue
+        default = "required" if name in group.get("required", ()) else f"`{field.get('default')}`"
+        rows.append(f"| `{name}` | {default.replace('`None`', 'unset')} | {_bounds(field)} | {field.get('description', '')} |")
+    return "\n".join(rows)
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    variants = [field, *field.get("anyOf", ())]
+    for variant in variants:
+        low = variant.get("minimum", variant.get("exclusiveMinimum"))
+        high = variant.get("maximum")
+        if low is not None or high is not None:
+            above = "over " if "exclusiveMinimum" in variant else ""
+            return f"{above}{low} to {high}" if high is not None else f"{above or 'from '}{low}"
+        if "enum" in variant:
+            return ", ".join(variant["enum"])
+    return ""
+
+
+def rendered(page: str, marker: str, text: str) -> str:
+    """The page with `text` between the marker and its end."""
+    block = f"<!-- {marker} -->\n\n{text}\n\n<!-- end -->"
+    return re.sub(rf"<!-- {marker} -->(.*?<!-- end -->)?", lambda _: block, page, flags=re.DOTALL)
+
+
+TABLES = {
+    "architecture.md": ("worker-states", transition_table),
+    "configuration.md": ("settings", settings_tables),
+}
+
+
+def test_the_generated_tables_are_fresh() -> None:
+    for name, (marker, table) in TABLES.items():
+        page = (DOCS / name).read_text()
+        assert table() in page, f"docs/{name} is stale: run python -m tests.test_docs"
+        assert rendered(page, marker, table()) == page
+
+
+def test_every_metric_has_a_row_and_every_row_a_metric() -> None:
+    page = (DOCS / "metrics.md").read_text()
+    documented = set(re.findall(r"^\| `(codex_completions_\w+)`", page, flags=re.MULTILINE))
+    observability = Observability(CollectorRegistry())
+    names = set()
+    for collector in observability.collectors:
+        for metric in collector.collect():
+            names.add(metric.name + ("_total" if metric.type == "counter" else ""))
+    gauges = {name for name in documented if name not in names}
+    assert names <= documented
+    assert gauges == {
+        f"codex_completions_{name}"
+        for name in ("workers", "seats", "seats_free", "jobs_waiting", "jobs_running", "draining")
+    }
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    root = DOCS.parent
+    for page in [root / "README.md", *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+if __name__ == "__main__":
+    for name, (marker, table) in TABLES.items():
+        path = DOCS / name
+        path.write_text(rendered(path.read_text(), marker, table()))
