@@ -42,11 +42,15 @@ TICK_S = 0.25
 
 
 class FirstBoot(NamedTuple):
-    """How a profile's first boot ended: `version` of the CLI, or the `failure` in one plain line."""
+    """How a profile's first boot ended: `version` of the CLI, or the `failure` in one plain line.
+
+    `is_final` failures repeat themselves however often the boot is tried.
+    """
 
     profile: str
-    version: str | None
-    failure: str | None
+    version: str | None = None
+    failure: str | None = None
+    is_final: bool = False
 
 
 class Pool:
@@ -221,7 +225,7 @@ class Pool:
 
     def _boot(self, worker_id: WorkerId) -> None:
         assert self._tasks is not None  # noqa: S101 - `Started` is applied inside the group
-        events = WorkerEvents(self._on_booted, self._on_broken, self._on_fact, self._on_bug)
+        events = WorkerEvents(self._on_booted, self._on_unfit, self._on_broken, self._on_fact, self._on_bug)
         worker = Worker(worker_id, self._specs[worker_id.profile], events)
         self._workers[worker_id] = worker
         self._boot_began[worker_id] = self._now()
@@ -240,13 +244,17 @@ class Pool:
         began_at = self._boot_began.pop(worker_id, None)
         if began_at is not None:
             self._observer.worker_booted(worker_id, version, self._now() - began_at)
-            self._report_first_boot(FirstBoot(worker_id.profile, version, None))
+            self._report_first_boot(FirstBoot(worker_id.profile, version=version))
             self._apply(Booted(worker_id))
+
+    def _on_unfit(self, worker_id: WorkerId, reason: str) -> None:
+        self._report_first_boot(FirstBoot(worker_id.profile, failure=reason, is_final=True))
+        self._on_broken(worker_id, reason)
 
     def _on_broken(self, worker_id: WorkerId, reason: str) -> None:
         if self._boot_began.pop(worker_id, None) is not None:
             self._observer.boot_failed(worker_id, reason)
-            self._report_first_boot(FirstBoot(worker_id.profile, None, reason))
+            self._report_first_boot(FirstBoot(worker_id.profile, failure=reason))
         self._apply(Broken(worker_id, reason))
 
     def _on_fact(self, worker_id: WorkerId, fact: Fact) -> None:

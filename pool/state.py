@@ -139,9 +139,10 @@ class _Pool:
 
 
 class ProfileSnapshot(NamedTuple):
-    """One profile in numbers: workers by state, seats on ready workers, leases in force, boots ever begun."""
+    """One profile in numbers: configured size, workers by state, seats on ready workers, leases, boots ever begun."""
 
     profile: str
+    size: int
     workers: dict[WorkerState, int]
     seats: int
     free: int
@@ -182,7 +183,8 @@ class PoolState:
                 states[worker.state] += 1
             leased = sum(len(worker.leases) for worker in workers)
             seats = len(pool.ready) * pool.profile.slots
-            out.append(ProfileSnapshot(name, states, seats, pool.ready.free, leased, pool.boots, pool.last_failure))
+            free, size = pool.ready.free, pool.profile.workers
+            out.append(ProfileSnapshot(name, size, states, seats, free, leased, pool.boots, pool.last_failure))
         return out
 
     def is_idle(self) -> bool:

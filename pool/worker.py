@@ -34,6 +34,7 @@ class WorkerEvents(NamedTuple):
     """Whom a worker tells what. All are called synchronously."""
 
     booted: Callable[[WorkerId, str], None]
+    unfit: Callable[[WorkerId, str], None]
     broken: Callable[[WorkerId, str], None]
     fact: Callable[[WorkerId, Fact], None]
     bug: Callable[[WorkerId, Exception], None]
@@ -156,10 +157,10 @@ class Worker:
     def _on_handshake(self, version: tuple[int, int, int] | None, user_agent: str) -> None:
         needed = ".".join(map(str, MINIMUM_VERSION))
         if version is None:
-            self._events.broken(self.id, f"the CLI does not tell its version ({user_agent[:80]!r})")
+            self._events.unfit(self.id, f"the CLI does not tell its version ({user_agent[:80]!r})")
         elif version < MINIMUM_VERSION:
             found = ".".join(map(str, version))
-            self._events.broken(self.id, f"Codex CLI {found} is too old: {needed} or newer is needed")
+            self._events.unfit(self.id, f"Codex CLI {found} is too old: {needed} or newer is needed")
         else:
             self._events.booted(self.id, ".".join(map(str, version)))
 

@@ -318,6 +318,12 @@ _BY_STATUS = {
     529: FaultKind.OVERLOADED,
 }
 
+def _by_status(status: int, message: str) -> FaultKind:
+    if status == 404 and "model" not in message:
+        return FaultKind.UPSTREAM  # the provider's address is wrong, not the client's model
+    return _BY_STATUS.get(status, FaultKind.UPSTREAM)
+
+
 _INCOMPLETE = re.compile(r"Incomplete response returned, reason: (\w+)")
 _FINISH_BY_REASON = {"max_output_tokens": Finish.LENGTH, "content_filter": Finish.CONTENT_FILTER}
 
@@ -337,26 +343,25 @@ def fault(error: TurnErrorInfo) -> Fault:
         for name, detail in info.items():
             status = detail.get("httpStatusCode") if isinstance(detail, dict) else None
             if isinstance(status, int):
-                return Fault(_BY_STATUS.get(status, FaultKind.UPSTREAM), error.message, status)
+                return Fault(_by_status(status, error.message), error.message, status)
             if name == "httpConnectionFailed":
                 return Fault(FaultKind.UPSTREAM_UNREACHABLE, error.message)
     if error.message.startswith("Missing environment variable"):
         return Fault(FaultKind.CREDENTIALS, error.message)
-    rejected = _rejection(error.message) if info == "other" else None
-    if rejected is not None:
-        return Fault(FaultKind.BAD_REQUEST, rejected, 400)
-    return Fault(FaultKind.UPSTREAM, error.message)
+    return _rejection(error.message) or Fault(FaultKind.UPSTREAM, error.message)
 
 
-def _rejection(message: str) -> str | None:
-    """The upstream's own words when `message` is the body of a 400, which the CLI hands over as it came."""
+_BY_CODE = {"context_length_exceeded": FaultKind.CONTEXT_LENGTH, "model_not_found": FaultKind.MODEL_NOT_FOUND}
+
+
+def _rejection(message: str) -> Fault | None:
+    """What the upstream said, when `message` is the JSON body of a 400: the CLI hands that over as it came."""
     try:
-        body = msgspec.json.decode(message)
-    except msgspec.MsgspecError:
+        error = msgspec.json.decode(message)["error"]
+        text, code = error["message"], error.get("code")
+    except (msgspec.MsgspecError, LookupError, TypeError, AttributeError):
         return None
-    error = body.get("error") if isinstance(body, dict) else None
-    text = error.get("message") if isinstance(error, dict) else None
-    return text if isinstance(text, str) else message
+    return Fault(_BY_CODE.get(code, FaultKind.BAD_REQUEST), str(text), 400)
 
 
 # --- what the app-server asks of us ------------------------------------------------------------------------------
