@@ -238,7 +238,7 @@ class Pool:
         self._boot_began.pop(worker.id, None)
         del self._workers[worker.id]
         self._observer.worker_exited(end)
-        self._apply(Exited(worker.id))
+        self._apply(Exited(worker.id, end.reason))
 
     def _on_booted(self, worker_id: WorkerId, version: str) -> None:
         began_at = self._boot_began.pop(worker_id, None)

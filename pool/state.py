@@ -64,6 +64,7 @@ class Exited(NamedTuple):
     """The worker's process and home are gone."""
 
     worker: WorkerId
+    reason: str
 
 
 class Ticked(NamedTuple):
@@ -227,8 +228,8 @@ class PoolState:
                 self._on_released(lease, now, effects)
             case InterruptIgnored(lease):
                 self._on_interrupt_ignored(lease, now, effects)
-            case Exited(worker_id):
-                self._on_exited(worker_id, now, effects)
+            case Exited(worker_id, reason):
+                self._on_exited(worker_id, reason, now, effects)
             case Ticked():
                 self._boot_due(now, effects)
             case Stopped():
@@ -325,8 +326,6 @@ class PoolState:
         if worker is None or worker.state is WorkerState.STOPPING:
             return
         worker.story.tell(now, reason)
-        if self._is_running:
-            self._pools[worker_id.profile].last_failure = reason
         self._move(worker, WorkerState.STOPPING, now, effects)
         for lease in worker.leases:
             del self._leases[lease]
@@ -335,14 +334,17 @@ class PoolState:
         effects.append(Stop(worker_id, reason))
         self._boot_due(now, effects)
 
-    def _on_exited(self, worker_id: WorkerId, now: float, effects: list[Effect]) -> None:
+    def _on_exited(self, worker_id: WorkerId, reason: str, now: float, effects: list[Effect]) -> None:
         worker = self._find(worker_id)
         if worker is None:
             return
         if worker.state not in (WorkerState.STARTING, WorkerState.STOPPING):
-            self._stop(worker_id, "it is gone", now, effects)
+            self._stop(worker_id, reason, now, effects)
         self._move(worker, WorkerState.DEAD, now, effects)
-        slot = self._pools[worker_id.profile].slots[worker_id.slot]
+        pool = self._pools[worker_id.profile]
+        if self._is_running:
+            pool.last_failure = reason
+        slot = pool.slots[worker_id.slot]
         steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
         slot.failures = 0 if steady else slot.failures + 1
         slot.boot_at = now + backoff.delay(slot.failures, self._jitter())

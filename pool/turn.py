@@ -186,6 +186,8 @@ class Turn:
             case Step.UNSUBSCRIBE:
                 self._move(Phase.CLOSED, now)
                 return ()
+            case Step.TURN_START if self.phase is not Phase.RUNNING:
+                return ()  # the turn ran and is ending or over, whatever the answer says
             case Step.THREAD_START | Step.INJECT_ITEMS | Step.TURN_START:
                 overloaded = error.code == dialect.OVERLOADED_CODE
                 kind = FaultKind.WORKER_OVERLOADED if overloaded else FaultKind.WORKER_REFUSED
@@ -213,6 +215,8 @@ class Turn:
 
     def on_notification(self, note: dialect.Notification, now: float) -> Calls:
         """The worker said something about this turn's thread."""
+        if isinstance(note, dialect.RawResponseItem) and note.turn_id.startswith(dialect.ECHO_TURN):
+            return ()  # the injected history: no sign that the turn runs
         self._progress_at = now
         self._saw_event = True
         if isinstance(note, dialect.AgentMessageDelta):
@@ -226,12 +230,10 @@ class Turn:
             case dialect.ReasoningSummaryDelta():
                 if self._sink is not None and self._verdict is None:
                     self._sink.push(ReasoningDelta(note.delta))
-                return ()
+                return self._learn_turn_id(note.turn_id, now)
             case dialect.RawResponseItem():
                 item = note.item
-                if item.type != "function_call" or note.turn_id.startswith(dialect.ECHO_TURN):
-                    return ()
-                if self._sink is not None and self._verdict is None:
+                if item.type == "function_call" and self._sink is not None and self._verdict is None:
                     self._calls_seen = True
                     self._sink.push(ToolCall(item.call_id, item.name, item.arguments))
                 return self._learn_turn_id(note.turn_id, now)
@@ -239,7 +241,7 @@ class Turn:
                 return self.interrupt(Finish.TOOL_CALLS, now) if self._calls_seen else ()
             case dialect.TokenUsageUpdated():
                 self._usage = note.usage
-                return ()
+                return self._learn_turn_id(note.turn_id, now)
             case dialect.TurnCompleted():
                 return self._complete(note, now)
             case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pool.events import TurnRequest, TurnSink
 from pool.home import Home
@@ -50,8 +50,8 @@ class Worker:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._child: Child | None = None
-        self._stop = self._loop.create_future()
-        self._eof = self._loop.create_future()
+        self._stop: asyncio.Future[str] = self._loop.create_future()
+        self._eof: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> WorkerExit:
         """Live until the process ends or `stop` is called; nothing of the worker is left afterwards. Never raises."""
@@ -59,19 +59,17 @@ class Worker:
         try:
             spec = self._spec
             home = await asyncio.to_thread(Home.create, spec.run, _directory(self.id), spec.profile, spec.models)
-            if not self._stop.done():
-                await self._spawn(home)
-                await self._until_the_end()
+            reason = await self._live(home)
         except OSError as error:
-            self.stop(f"it could not be started: {error.strerror or error}")
+            reason = f"it could not be started: {error.strerror or error}"
         except Exception as error:  # noqa: BLE001 - the boundary that keeps one worker's bug from its siblings
             self._events.bug(self.id, error)
-            self.stop("a bug of ours")
+            reason = "a bug of ours"
         except asyncio.CancelledError:
             if self._child is not None:
                 self._child.kill()
             raise
-        return await self._end(home)
+        return await self._end(home, reason)
 
     def stop(self, reason: str) -> None:
         """End it; its open turns are lost."""
@@ -95,8 +93,11 @@ class Worker:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    async def _spawn(self, home: Home) -> None:
-        self._child = await Child.spawn(
+    async def _live(self, home: Home) -> str:
+        """Why it ended."""
+        if self._stop.done():
+            return self._stop.result()
+        child = self._child = await Child.spawn(
             [str(self._spec.binary), "app-server"],
             env=home.environment(self._spec.profile),
             cwd=home.cwd,
@@ -105,9 +106,16 @@ class Worker:
         )
         self.session.open(self._loop.time(), self._spec.profile.init_timeout_s)
         self._flush()
+        ends: list[asyncio.Future[Any]] = [child.exited, self._eof]
+        await asyncio.wait([*ends, self._stop], return_when=asyncio.FIRST_COMPLETED)
+        if self._stop.done():
+            return self._stop.result()
+        self._events.broken(self.id, "it ended by itself")
+        # Either may be seen first: its last answers may still be in the pipe, its exit not reported yet.
+        await asyncio.wait(ends, timeout=LAST_WORDS_S, return_when=asyncio.ALL_COMPLETED)
+        return _exit_reason(child.exited.result()) if child.exited.done() else "it closed its stdout"
 
-    async def _end(self, home: Home | None) -> WorkerExit:
-        reason: str = self._stop.result() if self._stop.done() else "it ended"
+    async def _end(self, home: Home | None, reason: str) -> WorkerExit:
         self._events.broken(self.id, reason)
         self.session.lose(reason, self._loop.time())
         code: int | None = None
@@ -118,16 +126,6 @@ class Worker:
         if home is not None:
             await asyncio.to_thread(home.remove)
         return WorkerExit(self.id, reason, code, stderr_tail)
-
-    async def _until_the_end(self) -> None:
-        child = self._child
-        assert child is not None  # noqa: S101 - `_spawn` has just set it
-        await asyncio.wait([child.exited, self._eof, self._stop], return_when=asyncio.FIRST_COMPLETED)
-        if child.exited.done():
-            self._events.broken(self.id, _exit_reason(child.exited.result()))
-            await asyncio.wait([self._eof], timeout=LAST_WORDS_S)
-            self.stop(_exit_reason(child.exited.result()))
-        self.stop("it closed its stdout")
 
     def _on_stdout(self, data: bytes) -> None:
         try:

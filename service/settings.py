@@ -80,7 +80,7 @@ class ServerSettings(_Model):
 class LogSettings(_Model):
     """What is logged; prompts and answers never are."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
 
 
 class KeySettings(_Model):
@@ -101,11 +101,11 @@ class KeySettings(_Model):
 class LimitSettings(_Model):
     """How long each part of a turn may take."""
 
-    start_s: Seconds = 10.0
-    first_event_s: Seconds = 120.0
-    idle_s: Seconds = 120.0
-    total_s: Seconds = 600.0
-    interrupt_s: Seconds = 5.0
+    start_s: Seconds = Field(10.0, description="One answer of the worker while a turn begins or closes.")
+    first_event_s: Seconds = Field(120.0, description="From the begun turn to its first event.")
+    idle_s: Seconds = Field(120.0, description="Between two events.")
+    total_s: Seconds = Field(600.0, description="The whole turn.")
+    interrupt_s: Seconds = Field(5.0, description="From an interrupt to its effect, before the worker has to go.")
 
 
 class ProfileSettings(_Model):
@@ -137,7 +137,7 @@ class ProfileSettings(_Model):
 class RouteSettings(_Model):
     """What a public model name stands for."""
 
-    profile: Name = "default"
+    profile: Name = Field("default", description="Whose workers answer.")
     model: str | None = Field(None, min_length=1, description="The provider's model id; unset: the profile's default.")
     effort: Effort | None = Field(None, description="Reasoning effort when the request names none.")
 

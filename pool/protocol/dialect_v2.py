@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -127,7 +127,7 @@ class InitializeResult(msgspec.Struct, rename="camel"):
 
 
 class _Id(msgspec.Struct):
-    id: str
+    id: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class ThreadStartResult(msgspec.Struct):
@@ -359,9 +359,9 @@ def _rejection(message: str) -> Fault | None:
     try:
         error = msgspec.json.decode(message)["error"]
         text, code = error["message"], error.get("code")
-    except (msgspec.MsgspecError, LookupError, TypeError, AttributeError):
+    except (msgspec.MsgspecError, RecursionError, LookupError, TypeError, AttributeError):
         return None
-    return Fault(_BY_CODE.get(code, FaultKind.BAD_REQUEST), str(text), 400)
+    return Fault(_BY_CODE.get(str(code), FaultKind.BAD_REQUEST), str(text), 400)
 
 
 # --- what the app-server asks of us ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import time
 
 from aiohttp import hdrs, web
 
-from pool.events import Finish, TextDelta, TurnEnd, Usage
+from pool.events import Finish, TextDelta, TurnEnd, TurnEvent
 from scheduler.model import Ended, Job, Outcome, Rejected
 from scheduler.ticket import Ticket
 from service.api.chat import ChatRequest, parse_chat
@@ -36,7 +36,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         ApiError: anything that goes wrong before the first byte of the answer.
     """
     service = request.app[SERVICE]
-    tenant = service.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
+    tenant = await service.keyring.admit(request.headers.get(hdrs.AUTHORIZATION))
     request[FACTS]["tenant"] = tenant
     chat = parse_chat(
         await _body(request, service.settings.server.body_timeout_s),
@@ -108,7 +108,6 @@ class _Answer:
         version = service.observability.versions.get(route.profile)
         self._fingerprint = f"fp_codex_{version or 'unknown'}"
         self._first_text_s: float | None = None
-        self._usage: Usage | None = None
 
     async def collect(self, ticket: Ticket) -> web.Response:
         """The whole answer as one object."""
@@ -200,6 +199,8 @@ class _Answer:
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
         """Write, within a bound: a client that stops reading loses its connection and nobody else anything."""
+        if not data:
+            return
         try:
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await response.write(data)
@@ -210,11 +211,11 @@ class _Answer:
             raise ConnectionResetError("the client does not read") from None
 
 
-async def _read(ticket: Ticket, timeout_s: float) -> list[object] | None:
+async def _read(ticket: Ticket, timeout_s: float) -> list[TurnEvent] | None:
     """The next events, [] at the end, None when there were none within `timeout_s`."""
     try:
         async with asyncio.timeout(timeout_s):
-            return list(await ticket.read())
+            return await ticket.read()
     except TimeoutError:
         return None
 
@@ -237,5 +238,3 @@ def _last_words(encoder: ChatStream, outcome: Outcome | None) -> bytes:
         return encoder.error(error)
     return encoder.finish(end.finish or Finish.STOP) + encoder.usage(end.usage) + DONE
 
-
-__all__ = ["create", "head"]

@@ -1,0 +1,284 @@
+"""The one place where a failure gets its HTTP status, OpenAI error type, code and retry hint."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import random
+from typing import Any, NamedTuple, assert_never
+
+import msgspec
+
+from pool.events import Fault, FaultKind, Finish
+from pool.protocol.messages import replace_surrogates
+from scheduler.model import Abandoned, CutOff, Draining, Ended, Expired, Outcome, Overrun, Rejected
+
+Jitter = Callable[[], float]
+"""A number in [0, 1): how much of the spread is added to a retry hint."""
+
+SPREAD = 0.25
+"""Refused clients that all come back in the same second are refused again."""
+
+MAX_MESSAGE_CHARS = 1000
+
+
+@dataclass(kw_only=True, eq=False)
+class ApiError(Exception):
+    """A request that ends without an answer, as the client is told.
+
+    `retry_after_s` is when another try may work; `retryable` says whether one is worth it, None when we cannot know.
+    """
+
+    status: int
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+    retry_after_s: float | None = None
+    retryable: bool | None = None
+    headers: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+
+    def body(self) -> bytes:
+        """`{"error":{"message","type","param","code"}}`, with `retryable` where it is known."""
+        error: dict[str, Any] = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        if self.retryable is not None:
+            error["retryable"] = self.retryable
+        return msgspec.json.encode(replace_surrogates({"error": error}))
+
+    def all_headers(self) -> dict[str, str]:
+        """The error's own headers and those that its status asks for.
+
+        `Retry-After` is in whole seconds, at least one; `retry-after-ms` is exact. `x-should-retry` is what OpenAI's
+        SDKs look at before the status: without it they repeat every 429, used-up quota included.
+        """
+        headers = dict(self.headers or {})
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer realm=api"
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+            headers["retry-after-ms"] = str(max(1, math.ceil(self.retry_after_s * 1000)))
+        if self.retryable is not None:
+            headers["x-should-retry"] = "true" if self.retryable else "false"
+        return headers
+
+
+def invalid(message: str, param: str | None) -> ApiError:
+    """400: the request itself is wrong."""
+    return ApiError(
+        status=400, message=message, type="invalid_request_error", param=param, code="invalid_request_error"
+    )
+
+
+def unsupported(param: str, message: str | None = None) -> ApiError:
+    """400: the request is right, and asks for what this service does not do."""
+    return ApiError(
+        status=400,
+        message=message or f"{param} is not supported",
+        type="invalid_request_error",
+        param=param,
+        code="unsupported_parameter",
+    )
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    """`message` is said when the fault's own words are not `quoted`, or when nothing is left of them."""
+
+    status: int
+    type: str
+    code: str
+    retryable: bool | None
+    message: str
+    quoted: bool = False
+    retry_after_s: float | None = None
+
+
+_INVALID, _SERVER, _UNAVAILABLE, _TIMEOUT = (
+    "invalid_request_error",
+    "server_error",
+    "backend_unavailable",
+    "timeout_error",
+)
+_AGAIN, _FINAL = True, False
+
+FAULTS: dict[FaultKind, _Row] = {
+    FaultKind.BAD_REQUEST: _Row(400, _INVALID, _INVALID, _FINAL, "the model provider refused the request", quoted=True),
+    FaultKind.CONTEXT_LENGTH: _Row(
+        400, _INVALID, "context_length_exceeded", _FINAL, "the request is longer than the model's context window"
+    ),
+    FaultKind.CONTENT_POLICY: _Row(
+        400, _INVALID, "content_policy_violation", _FINAL, "the request violates the provider's policy", quoted=True
+    ),
+    FaultKind.MODEL_NOT_FOUND: _Row(
+        404, _INVALID, "model_not_found", _FINAL, "the model provider does not know this model"
+    ),
+    FaultKind.QUOTA: _Row(
+        429,
+        "insufficient_quota",
+        "insufficient_quota",
+        _FINAL,
+        "the quota at the model provider is used up",
+        retry_after_s=60.0,
+    ),
+    FaultKind.RATE_LIMIT: _Row(
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        _AGAIN,
+        "the rate limit at the model provider is reached",
+        retry_after_s=5.0,
+    ),
+    FaultKind.OVERLOADED: _Row(
+        503, _UNAVAILABLE, "upstream_overloaded", _AGAIN, "the model provider is overloaded", retry_after_s=5.0
+    ),
+    FaultKind.CREDENTIALS: _Row(
+        503,
+        _UNAVAILABLE,
+        "worker_auth_required",
+        None,
+        "the service is not logged in at the model provider",
+        retry_after_s=30.0,
+    ),
+    FaultKind.UPSTREAM: _Row(502, _SERVER, "upstream_error", _AGAIN, "the model provider failed", quoted=True),
+    FaultKind.UPSTREAM_UNREACHABLE: _Row(
+        502, _SERVER, "upstream_unreachable", _AGAIN, "the model provider cannot be reached"
+    ),
+    FaultKind.WORKER_LOST: _Row(
+        503, _UNAVAILABLE, "worker_lost", _AGAIN, "app-server worker exited", retry_after_s=1.0
+    ),
+    FaultKind.WORKER_REFUSED: _Row(500, _SERVER, "worker_error", _FINAL, "app-server worker refused the request"),
+    FaultKind.WORKER_OVERLOADED: _Row(
+        503, _UNAVAILABLE, "worker_overloaded", _AGAIN, "app-server worker is overloaded", retry_after_s=1.0
+    ),
+    FaultKind.START_TIMEOUT: _Row(504, _TIMEOUT, "worker_request_timeout", _AGAIN, "app-server request timeout"),
+    FaultKind.FIRST_EVENT_TIMEOUT: _Row(
+        504, _TIMEOUT, "first_event_timeout", _AGAIN, "the model did not begin in time"
+    ),
+    FaultKind.IDLE_TIMEOUT: _Row(504, _TIMEOUT, "idle_timeout", _AGAIN, "backend idle timeout"),
+    FaultKind.TURN_TIMEOUT: _Row(504, _TIMEOUT, "request_timeout", None, "request timeout"),
+    FaultKind.FRAME_TOO_LARGE: _Row(
+        502, _SERVER, "frame_too_large", _FINAL, "app-server worker sent too large a frame"
+    ),
+    FaultKind.PROTOCOL: _Row(502, _SERVER, "protocol_error", _AGAIN, "app-server worker broke its protocol"),
+}
+"""Source: OpenAI's error codes; where the predecessor had a name for the same thing, its name and status."""
+
+
+def from_fault(fault: Fault, *, jitter: Jitter = random) -> ApiError:
+    """What the client is told of a failed turn."""
+    row = FAULTS[fault.kind]
+    return ApiError(
+        status=row.status,
+        message=(row.quoted and redact(fault.message)) or row.message,
+        type=row.type,
+        code=row.code,
+        retryable=row.retryable,
+        retry_after_s=_spread(_hinted(fault) or row.retry_after_s, jitter),
+    )
+
+
+def from_rejection(rejection: Rejected, *, jitter: Jitter = random) -> ApiError:
+    """What the client is told when the scheduler did not take the job."""
+    code = "draining" if isinstance(rejection, Draining) else "queue_full"
+    return _unavailable(code, str(rejection), rejection.retry_after_s, jitter)
+
+
+def from_outcome(outcome: Outcome, *, jitter: Jitter = random) -> ApiError | None:
+    """What the client is told when its job ended like this; None when it ended with an answer.
+
+    `Abandoned` and `Overrun` have no client that could read a status line: theirs is for the log and for streams.
+    """
+    match outcome:
+        case Ended(end):
+            if end.fault is not None:
+                return from_fault(end.fault, jitter=jitter)
+            if end.finish is not Finish.INTERRUPTED:
+                return None
+            return ApiError(
+                status=502, message="the turn was interrupted", type=_SERVER, code="turn_interrupted", retryable=True
+            )
+        case Expired():
+            return _unavailable("queue_timeout", "no worker came free in time", outcome.retry_after_s, jitter)
+        case CutOff():
+            return _unavailable("draining", "the service is stopping", CUT_OFF_RETRY_S, jitter)
+        case Overrun():
+            return ApiError(
+                status=499, message="the answer was not read in time", type="request_cancelled", code="client_too_slow"
+            )
+        case Abandoned():
+            return ApiError(
+                status=499, message="request aborted by client", type="request_cancelled", code="request_aborted"
+            )
+        case _:
+            assert_never(outcome)
+
+
+CUT_OFF_RETRY_S = 5.0
+"""About what a successor needs to be up."""
+
+
+def _unavailable(code: str, message: str, retry_after_s: float, jitter: Jitter) -> ApiError:
+    return ApiError(
+        status=503,
+        message=message,
+        type=_UNAVAILABLE,
+        code=code,
+        retryable=True,
+        retry_after_s=_spread(retry_after_s, jitter),
+    )
+
+
+def _spread(seconds: float | None, jitter: Jitter) -> float | None:
+    return None if seconds is None else seconds * (1.0 + SPREAD * jitter())
+
+
+_TRY_AGAIN = re.compile(r"try again in (?:(\d{1,3})h)?(?:(\d{1,3})m(?!s))?(?:(\d{1,5}(?:\.\d{1,6})?)(ms|s))?")
+
+
+def _hinted(fault: Fault) -> float | None:
+    """The wait in seconds that the provider's rate limit names ("1.5s", "20ms", "6m0s"), if it names one."""
+    found = _TRY_AGAIN.search(fault.message) if fault.kind is FaultKind.RATE_LIMIT else None
+    if found is None:
+        return None
+    hours, minutes, seconds, unit = found.groups()
+    tail_s = float(seconds or 0) * (0.001 if unit == "ms" else 1.0)
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + tail_s or None
+
+
+# --- redaction ---------------------------------------------------------------------------------------------------
+
+_SECRET = "[redacted]"  # noqa: S105 - says that there was one
+
+_REDACTIONS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # the CLI's own appendix to what the provider said, and its list of every method
+    (re.compile(r"[,;]\s*(?:url|cf-ray|request id):\s.*", re.IGNORECASE | re.DOTALL), ""),
+    (re.compile(r",?\s*expected one of\s.*", re.IGNORECASE | re.DOTALL), ""),
+    (re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>)]*|\bdata:[^\s\"'<>,]*,[^\s\"'<>)]*", re.IGNORECASE), _SECRET),
+    (re.compile(r"\bbearer\s+[\w.~+/=-]{8,}", re.IGNORECASE), _SECRET),
+    (re.compile(r"\b(?:sk|sess|pk|ghp|eyJ)[-_.*A-Za-z0-9]{6,}"), _SECRET),
+    (re.compile(r"\breq_[\w-]+|\brequest[ _-]?id[ :=]+[\w-]+", re.IGNORECASE), _SECRET),
+    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\blocalhost:\d+\b"), _SECRET),
+    (re.compile(r"\b[A-Za-z]:\\[^\s\"'<>]*|(?<![\w/<.])(?:~|\.{1,2})?/[\w.+@%~/-]+"), _SECRET),
+    (re.compile(r"\s+"), " "),
+)
+
+
+def redact(text: str) -> str:
+    """What a client may read of `text`: no addresses, paths, keys, ids or method lists; bounded, on one line."""
+    text = text[: 8 * MAX_MESSAGE_CHARS]
+    for pattern, replacement in _REDACTIONS:
+        text = pattern.sub(replacement, text)
+    text = text.strip()
+    return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 3] + "..."

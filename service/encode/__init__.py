@@ -1,0 +1,1 @@
+"""Answers as bytes: streams and whole objects."""

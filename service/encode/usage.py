@@ -1,0 +1,41 @@
+"""Token counts in the shape clients read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pool.events import Usage
+
+CHARS_PER_TOKEN = 4
+"""The usual rule of thumb for English text, and the predecessor's."""
+
+
+def usage_object(usage: Usage | None, *, prompt_chars: int, completion_chars: int) -> tuple[dict[str, Any], bool]:
+    """The `usage` object, and whether it is an estimate: that is all there is when the upstream reported nothing.
+
+    Source: OpenAI's CompletionUsage. Details that the upstream does not tell apart are zero.
+    """
+    is_estimate = usage is None
+    if usage is None:
+        usage = Usage(input_tokens=_estimate(prompt_chars), output_tokens=_estimate(completion_chars))
+    counts = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_input_tokens,
+            "audio_tokens": 0,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_output_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+    return counts, is_estimate
+
+
+def _estimate(chars: int) -> int:
+    return -(-chars // CHARS_PER_TOKEN)

@@ -1,0 +1,146 @@
+"""Turns on the real CLI: usage, ends, interrupts, parallel streams, and the loss of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loadtest.model_standin import ModelStandin
+from pool.events import Fault, FaultKind, Finish, ToolCall, ToolSpec, TurnRequest, Usage
+from pool.profile import Credentials, Profile
+from tests.support.pools import WAIT_S, RunningPool, asking, running_pool, user
+
+
+async def test_usage_is_what_the_provider_counted(real: RunningPool) -> None:
+    usage = '{"input_tokens": 100, "cached_tokens": 40, "output_tokens": 20, "reasoning_tokens": 5}'
+    _, end = await real.turn(asking('@@{"text": "x", "usage": %s}' % usage))
+    assert end.usage == Usage(100, 40, 0, 20, 5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"), [("max_output_tokens", Finish.LENGTH), ("content_filter", Finish.CONTENT_FILTER)]
+)
+async def test_an_answer_that_was_cut_off_is_an_answer(real: RunningPool, reason: str, finish: Finish) -> None:
+    sink, end = await real.turn(asking('@@{"text": "cut", "incomplete": "%s"}' % reason))
+    assert (sink.text, end.finish, end.fault) == ("cut", finish, None)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        ('{"status": 400, "error": {"message": "bad", "code": "invalid_value"}}', FaultKind.BAD_REQUEST),
+        ('{"status": 400, "error": {"message": "long", "code": "context_length_exceeded"}}', FaultKind.CONTEXT_LENGTH),
+        ('{"status": 401, "error": {"message": "no", "code": "invalid_api_key"}}', FaultKind.CREDENTIALS),
+        ('{"status": 404, "error": {"message": "no such model", "code": "model_not_found"}}', FaultKind.MODEL_NOT_FOUND),
+        ('{"status": 429, "error": {"message": "slow", "code": "rate_limit_exceeded"}}', FaultKind.RATE_LIMIT),
+        ('{"status": 429, "error": {"message": "none", "code": "insufficient_quota"}}', FaultKind.QUOTA),
+        ('{"status": 500, "error": {"message": "oops", "code": "server_error"}}', FaultKind.UPSTREAM),
+        ('{"failed": {"code": "rate_limit_exceeded", "message": "try later"}}', FaultKind.RATE_LIMIT),
+        ('{"failed": {"code": "context_length_exceeded", "message": "long"}}', FaultKind.CONTEXT_LENGTH),
+        ('{"failed": {"code": "server_is_overloaded", "message": "full"}}', FaultKind.OVERLOADED),
+        ('{"failed": {"code": "server_error", "message": "oops"}}', FaultKind.UPSTREAM),
+        ('{"disconnect": "first"}', FaultKind.UPSTREAM),
+        ('{"text": "some text", "disconnect": "middle"}', FaultKind.UPSTREAM),
+    ],
+)
+async def test_a_failure_of_the_provider_has_its_kind(real: RunningPool, script: str, kind: FaultKind) -> None:
+    _, end = await real.turn(asking(f"@@{script}"))
+    assert end.fault is not None
+    assert end.fault.kind is kind, end.fault
+    assert end.finish is None
+
+
+async def test_a_provider_that_cannot_be_reached_is_told_at_once(profile: Profile, tmp_path: Path) -> None:
+    nowhere = replace(profile, base_url="http://127.0.0.1:9/v1")
+    async with running_pool(nowhere, tmp_path) as real:
+        async with asyncio.timeout(5):
+            _, end = await real.turn(asking("Hi."))
+    assert end.fault is not None
+    assert end.fault.kind is FaultKind.UPSTREAM_UNREACHABLE
+
+
+async def test_a_worker_without_a_key_says_so(profile: Profile, standin: ModelStandin, tmp_path: Path) -> None:
+    async with running_pool(replace(profile, credentials=Credentials()), tmp_path) as real:
+        _, end = await real.turn(asking('@@{"text": "fine"}'))
+    (request,) = standin.requests
+    assert "authorization" not in request.headers
+    assert end.finish is Finish.STOP
+
+
+async def test_tool_calls_end_the_turn_in_upstream_order_and_nothing_more_is_asked(
+    real: RunningPool, standin: ModelStandin
+) -> None:
+    tool = ToolSpec("look", "Looks.", {"type": "object", "properties": {"at": {"type": "string"}}})
+    calls = '[{"name": "look", "arguments": "{\\"at\\":  \\"a\\"}"}, {"name": "look", "arguments": "{\\"at\\": \\"b\\"}"}]'
+    request = TurnRequest("gpt-5.5", "", (user('@@{"tool_calls": %s}' % calls),), (tool,))
+    sink, end = await real.turn(request)
+    assert end.finish is Finish.TOOL_CALLS
+    assert [(call.name, call.arguments) for call in sink.calls] == [
+        ("look", '{"at":  "a"}'),
+        ("look", '{"at": "b"}'),
+    ]
+    assert all(isinstance(event, ToolCall) for event in sink.events)
+    assert end.usage is not None
+    await real.until_free(real.profile.slots)
+    assert len(standin.requests) == 1
+
+
+async def test_one_of_eight_turns_is_interrupted_and_seven_go_on(real: RunningPool) -> None:
+    slow = '@@{"chunks": ["tick "], "repeat": 40, "interval_s": 0.02}'
+    turns = [real.start(asking(slow)) for _ in range(8)]
+    victim_lease, victim = turns[3]
+    async with asyncio.timeout(WAIT_S):
+        await victim.first.wait()
+        real.pool.interrupt(victim_lease)
+        end = await victim.ended
+        others = [(sink, await sink.ended) for lease, sink in turns if lease is not victim_lease]
+    assert end.finish is Finish.INTERRUPTED
+    assert len(victim.text) < len("tick " * 40)
+    for sink, other in others:
+        assert other.finish is Finish.STOP
+        assert sink.text == "tick " * 40
+    await real.until_free(8)
+
+
+async def test_sixteen_parallel_streams_arrive_in_order_without_cross_talk(profile: Profile, tmp_path: Path) -> None:
+    async with running_pool(replace(profile, workers=2), tmp_path) as real:
+        turns = []
+        for number in range(16):
+            chunks = ", ".join(f'"{number}:{position} "' for position in range(60))
+            turns.append(real.start(asking('@@{"chunks": [%s], "interval_s": 0.002}' % chunks))[1])
+        async with asyncio.timeout(WAIT_S):
+            ends = [await sink.ended for sink in turns]
+    assert all(end.finish is Finish.STOP for end in ends)
+    for number, sink in enumerate(turns):
+        assert sink.text == "".join(f"{number}:{position} " for position in range(60))
+
+
+async def test_a_killed_worker_loses_its_turns_and_is_replaced(profile: Profile, tmp_path: Path) -> None:
+    async with running_pool(replace(profile, workers=2, slots=1), tmp_path) as real:
+        hanging = '@@{"text": "never more", "hang": "middle"}'
+        (lease, lost), (_, kept) = real.start(asking(hanging)), real.start(asking('@@{"text": "slow", "delay_s": 1.0}'))
+        async with asyncio.timeout(WAIT_S):
+            await lost.first.wait()
+            pid = real.pool._workers[lease.worker]._child.pid  # type: ignore[union-attr]
+            os.kill(pid, signal.SIGKILL)
+            end = await lost.ended
+            kept_end = await kept.ended
+        assert end.fault == Fault(FaultKind.WORKER_LOST, "it was killed by signal 9")
+        assert kept_end.finish is Finish.STOP
+        assert kept.text == "slow"
+        await real.until_free(2)
+        sink, end = await real.turn(asking('@@{"text": "back"}'))
+        assert sink.text == "back"
+        assert [exit_.code for exit_ in real.observer.exits] == [-9]
+
+
+async def test_nothing_of_finished_turns_stays_loaded(real: RunningPool) -> None:
+    for _ in range(5):
+        await real.turn(asking('@@{"text": "x"}'))
+    await real.until_free(real.profile.slots)
+    assert real.observer.frames.get("malformed", 0) == real.observer.frames.get("garbage", 0) == 0
