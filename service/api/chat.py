@@ -17,7 +17,7 @@ from service.api.body import json_object
 from service.api.errors import ApiError, invalid, unsupported
 from service.api.history import Entry, count_chars, is_absent, read_history
 from service.api.options import Options, read_options
-from service.api.tools import wants_tools
+from service.api.tools import tools_parameter
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Source: OpenAI's ReasoningEffort."""
@@ -79,7 +79,8 @@ def parse_chat(
     """The request in a body.
 
     Raises:
-        ApiError: a 4xx for the first check that fails; `unsupported_parameter` only when everything else is right.
+        ApiError: a 4xx for the first check that fails. What is well formed but not done is refused last, so that a
+            client with two mistakes hears of the real one first; only a part of a message is refused where it stands.
     """
     fields = json_object(body)
     model = _model(fields.get("model"))
@@ -96,7 +97,7 @@ def parse_chat(
     _check_temperature(fields.get("temperature"))
     _check_top_p(fields.get("top_p"))
     _check_max_tokens(fields)
-    tools = wants_tools(fields)
+    tools = tools_parameter(fields)
     history = read_history(messages)
     effort = _effort(fields)
     options = read_options(fields)

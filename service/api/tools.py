@@ -11,7 +11,7 @@ _NEEDS_NAME = 'function definitions must include a non-empty "name"'
 _SWITCHES = ("true", "1", "yes", "false", "0", "no")
 
 
-def wants_tools(body: dict[str, Any]) -> str | None:
+def tools_parameter(body: dict[str, Any]) -> str | None:
     """Which parameter offers functions that the model may call, if one does.
 
     Raises:

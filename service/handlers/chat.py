@@ -20,6 +20,7 @@ from service.routing import Route
 from service.state import FACTS, REQUEST_ID, SERVICE, Service
 from service.translate import to_turn
 
+MAX_CHOICES = 5
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
@@ -42,7 +43,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         await _body(request, service.settings.server.body_timeout_s),
         known_model=service.routes.__contains__,
         max_prompt_chars=service.settings.server.max_prompt_chars,
-        max_choices=1,
+        max_choices=MAX_CHOICES,
     )
     route = service.routes.find(chat.model)
     assert route is not None  # noqa: S101 - `parse_chat` has just asked
@@ -125,6 +126,7 @@ class _Answer:
             finish=end.finish or Finish.STOP,
             usage=end.usage,
             prompt_chars=self._chat.prompt_chars,
+            metadata=self._chat.metadata,
         )
         response = web.Response(body=body, content_type="application/json")
         response.headers.update(self._headers())

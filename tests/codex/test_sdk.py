@@ -1,0 +1,214 @@
+"""The `openai` SDK in front, the real CLI behind, and a real service process between them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+KEY = "sk-a-key-for-tests-0123456789abcdef"
+MODEL = "codex-5"
+
+
+@contextmanager
+def child(*argv: str, env: dict[str, str], stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A child process that is gone afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-m", *argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=env,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(20) in (0, -15)
+
+
+@pytest.fixture(scope="module")
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service on the real CLI and a stand-in model."""
+    folder = tmp_path_factory.mktemp("service")
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    with child("loadtest.model_standin", "--exit-with-stdin", env=environment) as model:
+        assert model.stdout is not None
+        provider = model.stdout.readline().split()[-1]
+        config = folder / "service.toml"
+        config.write_text(
+            f'state_dir = "{folder / "state"}"\n[server]\nport = 0\n[profiles.default]\n'
+            f'base_url = "{provider}"\nanonymous = true\nworkers = 2\n'
+        )
+        environment["CODEX_COMPLETIONS_API_KEY"] = KEY
+        errors = (folder / "log").open("w")
+        with errors, child("service", "--config", str(config), "serve", env=environment, stderr=errors.fileno()):
+            yield _url(folder / "log") + "/v1"
+
+
+def _url(log: Path) -> str:
+    """Where the service listens, from its log."""
+    with log.open() as lines:
+        for _ in range(200):
+            found = re.search(r'"url":"([^"]+)"', lines.read())
+            if found:
+                return found[1]
+            subprocess.run(["/bin/sleep", "0.05"], check=True)  # noqa: S607
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture
+def client(base_url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=base_url, api_key=KEY, max_retries=0) as sdk:
+        yield sdk
+
+
+def user(text: str) -> list[ChatCompletionMessageParam]:
+    return [{"role": "user", "content": text}]
+
+
+def test_a_whole_answer(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=user('@@{"text": "Hello there."}'))
+    assert answer.choices[0].message.content == "Hello there."
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.model == MODEL
+    assert answer.object == "chat.completion"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 0
+    assert answer.system_fingerprint == "fp_codex_0.163.0"
+    assert answer._request_id is not None
+    assert answer._request_id.startswith("req_")
+
+
+def test_a_streamed_answer_with_usage(client: OpenAI) -> None:
+    script = '@@{"chunks": ["Hel", "lo ", "there."], "usage": {"input_tokens": 7, "output_tokens": 3, "cached_tokens": 2}}'
+    stream = client.chat.completions.create(
+        model=MODEL, messages=user(script), stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert [chunk.choices[0].delta.content for chunk in chunks[1:-2]] == ["Hel", "lo ", "there."]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (7, 3, 10)
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens == 2
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_the_stream_helper(client: OpenAI) -> None:
+    with client.chat.completions.stream(model=MODEL, messages=user('@@{"text": "One two three."}')) as stream:
+        texts = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion()
+    assert "".join(texts) == "One two three."
+    assert final.choices[0].message.content == "One two three."
+
+
+async def test_the_async_client(base_url: str) -> None:
+    async with AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
+        answer = await client.chat.completions.create(model=MODEL, messages=user('@@{"text": "whole"}'))
+        assert answer.choices[0].message.content == "whole"
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=user('@@{"text": "in pieces"}'), stream=True
+        )
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "in pieces"
+
+
+def test_all_roles_reach_the_model(client: OpenAI) -> None:
+    messages: list[ChatCompletionMessageParam] = [
+        {"role": "system", "content": "Be terse."},
+        {"role": "user", "content": "What is the weather?"},
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "assistant", "content": "Sunny."},
+        {"role": "developer", "content": "Now be kind."},
+        {"role": "user", "content": [{"type": "text", "text": 'And now? @@{"text": "Still sunny."}'}]},
+    ]
+    answer = client.chat.completions.create(model=MODEL, messages=messages)
+    assert answer.choices[0].message.content == "Still sunny."
+
+
+def test_models(client: OpenAI) -> None:
+    models = client.models.list().data
+    assert models[0].id == MODEL
+    assert client.models.retrieve(MODEL.upper()).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("no-such-model")
+
+
+def test_a_wrong_key_is_an_authentication_error(base_url: str) -> None:
+    with OpenAI(base_url=base_url, api_key="sk-wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            client.chat.completions.create(model=MODEL, messages=user("Hi."))
+    assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "code", "param"),
+    [
+        ({"model": "no-such-model"}, openai.NotFoundError, "model_not_found", "model"),
+        ({"messages": []}, openai.BadRequestError, "invalid_request_error", "messages"),
+        ({"messages": [{"role": "king", "content": "x"}]}, openai.BadRequestError, None, "messages[0].role"),
+        ({"n": 3}, openai.BadRequestError, None, "n"),
+        ({"extra_body": {"stream": "yes"}}, openai.BadRequestError, None, "stream"),
+        ({"stop": ["x"]}, openai.BadRequestError, "unsupported_parameter", "stop"),
+        ({"temperature": 3}, openai.BadRequestError, None, "temperature"),
+    ],
+)
+def test_a_bad_request_is_its_own_class(
+    client: OpenAI, fields: dict[str, Any], error: type[openai.APIStatusError], code: str | None, param: str
+) -> None:
+    with pytest.raises(error) as caught:
+        client.chat.completions.create(**({"model": MODEL, "messages": user("Hi.")} | fields))
+    assert caught.value.param == param
+    assert code in (None, caught.value.code)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("script", "error", "code"),
+    [
+        ({"status": 400, "error": {"message": "bad words"}}, openai.BadRequestError, "invalid_request_error"),
+        ({"status": 429, "error": {"message": "slow"}}, openai.RateLimitError, "rate_limit_exceeded"),
+        ({"status": 401, "error": {"message": "no"}}, openai.InternalServerError, "worker_auth_required"),
+        ({"status": 500, "error": {"message": "oops"}}, openai.InternalServerError, None),
+        ({"failed": {"code": "context_length_exceeded", "message": "long"}}, openai.BadRequestError, None),
+        ({"disconnect": "first"}, openai.InternalServerError, None),
+    ],
+)
+def test_a_failure_of_the_provider_is_its_own_class_also_for_streams(
+    client: OpenAI, script: dict[str, Any], error: type[openai.APIStatusError], code: str | None, *, stream: bool
+) -> None:
+    with pytest.raises(error) as caught:
+        client.chat.completions.create(model=MODEL, messages=user("@@" + json.dumps(script)), stream=stream)
+    assert code in (None, caught.value.code)
+    assert "127.0.0.1" not in str(caught.value)
+    if caught.value.status_code in (429, 503):
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+def test_a_failure_in_mid_stream_raises_and_is_not_taken_for_an_end(client: OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=MODEL, messages=user('@@{"text": "half of it", "disconnect": "middle"}'), stream=True
+    )
+    chunks = []
+    with pytest.raises(openai.APIError):
+        chunks.extend(iter(stream))
+    assert all(choice.finish_reason is None for chunk in chunks for choice in chunk.choices)
