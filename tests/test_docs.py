@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from pool.worker_state import transition_table
+from service.api.errors import FAULTS
 from service.observability import Observability
 from service.settings import Settings
 
@@ -34,10 +35,12 @@ def settings_tables() -> str:
 def _table(group: dict[str, Any]) -> str:
     rows = ["| Name | Default | Bounds | Meaning |", "|---|---|---|---|"]
     for name, field in group["properties"].items():
-        if "$ref" in field or field.get("type") == "object" or "items" in field and "$ref" in field["items"]:
+        if "$ref" in field or field.get("type") == "object" or ("items" in field and "$ref" in field["items"]):
             continue
         default = "required" if name in group.get("required", ()) else f"`{field.get('default')}`"
-        rows.append(f"| `{name}` | {default.replace('`None`', 'unset')} | {_bounds(field)} | {field.get('description', '')} |")
+        rows.append(
+            f"| `{name}` | {default.replace('`None`', 'unset')} | {_bounds(field)} | {field.get('description', '')} |"
+        )
     return "\n".join(rows)
 
 
@@ -54,6 +57,16 @@ def _bounds(field: dict[str, Any]) -> str:
     return ""
 
 
+def error_table() -> str:
+    """How the failures of a turn are told."""
+    rows = ["| Status | `type` | `code` | `retryable` | Message |", "|---|---|---|---|---|"]
+    for row in FAULTS.values():
+        retryable = {True: "true", False: "false", None: "not known"}[row.retryable]
+        message = f"the provider's own words, or: {row.message}" if row.quoted else row.message
+        rows.append(f"| {row.status} | `{row.type}` | `{row.code}` | {retryable} | {message} |")
+    return "\n".join(rows)
+
+
 def rendered(page: str, marker: str, text: str) -> str:
     """The page with `text` between the marker and its end."""
     block = f"<!-- {marker} -->\n\n{text}\n\n<!-- end -->"
@@ -63,6 +76,7 @@ def rendered(page: str, marker: str, text: str) -> str:
 TABLES = {
     "architecture.md": ("worker-states", transition_table),
     "configuration.md": ("settings", settings_tables),
+    "api.md": ("faults", error_table),
 }
 
 

@@ -21,6 +21,8 @@ from service.state import FACTS, REQUEST_ID, SERVICE, Service
 from service.translate import to_turn
 
 MAX_CHOICES = 5
+MAX_ANSWER_CHARS = 32 * 1024 * 1024
+"""Of an answer that is kept until it is whole; no model says as much."""
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
@@ -113,9 +115,16 @@ class _Answer:
     async def collect(self, ticket: Ticket) -> web.Response:
         """The whole answer as one object."""
         parts: list[str] = []
+        chars = 0
         while events := await ticket.read():
             self._note_first_text()
-            parts += [event.text for event in events if isinstance(event, TextDelta)]
+            texts = [event.text for event in events if isinstance(event, TextDelta)]
+            chars += sum(map(len, texts))
+            if chars > MAX_ANSWER_CHARS:
+                raise ApiError(
+                    status=502, message="the answer is too long", type="server_error", code="answer_too_large"
+                )
+            parts += texts
         end = _ended(ticket.outcome)
         body, estimated = chat_completion(
             id=self._id,
@@ -239,4 +248,3 @@ def _last_words(encoder: ChatStream, outcome: Outcome | None) -> bytes:
     except ApiError as error:
         return encoder.error(error)
     return encoder.finish(end.finish or Finish.STOP) + encoder.usage(end.usage) + DONE
-

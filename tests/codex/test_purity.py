@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,7 @@ def essence(item: dict[str, Any]) -> dict[str, Any]:
 async def test_only_the_callers_text_history_and_tools_reach_the_model(
     model: str, profile: Profile, standin: ModelStandin, tmp_path: Path
 ) -> None:
-    import dataclasses
-
-    profile = dataclasses.replace(profile, models=(model,))
-    async with running_pool(profile, tmp_path) as real:
+    async with running_pool(replace(profile, models=(model,)), tmp_path) as real:
         await real.turn(TurnRequest(model, "You are terse.", HISTORY, (TOOL,)))
         await real.turn(TurnRequest(model, "", (user("No tools."),)))
 
@@ -74,12 +72,11 @@ async def test_only_the_callers_text_history_and_tools_reach_the_model(
 
 
 async def test_effort_and_output_schema_reach_the_model(real: RunningPool, standin: ModelStandin) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
-    await real.turn(TurnRequest("gpt-5.5", "", (user("Hi."),), effort="high", output_schema=schema))
+    await real.turn(TurnRequest("gpt-5.5", "", (user("Hi."),), effort="high", output_schema=SCHEMA))
     (request,) = standin.requests
     body = json.loads(request.raw)
     assert body["reasoning"]["effort"] == "high"
-    assert body["text"]["format"]["schema"] == schema
+    assert body["text"]["format"]["schema"] == SCHEMA
 
 
 async def test_a_worker_knows_its_key_and_nothing_of_our_environment(

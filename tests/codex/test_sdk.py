@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+
+from tests.support.pools import script
 
 KEY = "sk-a-key-for-tests-0123456789abcdef"
 MODEL = "codex-5"
@@ -64,7 +66,7 @@ def _url(log: Path) -> str:
             found = re.search(r'"url":"([^"]+)"', lines.read())
             if found:
                 return found[1]
-            subprocess.run(["/bin/sleep", "0.05"], check=True)  # noqa: S607
+            time.sleep(0.05)
     raise AssertionError(log.read_text())
 
 
@@ -79,7 +81,7 @@ def user(text: str) -> list[ChatCompletionMessageParam]:
 
 
 def test_a_whole_answer(client: OpenAI) -> None:
-    answer = client.chat.completions.create(model=MODEL, messages=user('@@{"text": "Hello there."}'))
+    answer = client.chat.completions.create(model=MODEL, messages=user(script(text="Hello there.")))
     assert answer.choices[0].message.content == "Hello there."
     assert answer.choices[0].message.role == "assistant"
     assert answer.choices[0].finish_reason == "stop"
@@ -93,25 +95,26 @@ def test_a_whole_answer(client: OpenAI) -> None:
 
 
 def test_a_streamed_answer_with_usage(client: OpenAI) -> None:
-    script = '@@{"chunks": ["Hel", "lo ", "there."], "usage": {"input_tokens": 7, "output_tokens": 3, "cached_tokens": 2}}'
+    usage = {"input_tokens": 7, "output_tokens": 3, "cached_tokens": 2}
+    prompt = user(script(chunks=["Hel", "lo ", "there."], usage=usage))
     stream = client.chat.completions.create(
-        model=MODEL, messages=user(script), stream=True, stream_options={"include_usage": True}
+        model=MODEL, messages=prompt, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
     assert [chunk.choices[0].delta.content for chunk in chunks[1:-2]] == ["Hel", "lo ", "there."]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].choices == []
-    usage = chunks[-1].usage
-    assert usage is not None
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (7, 3, 10)
-    assert usage.prompt_tokens_details is not None
-    assert usage.prompt_tokens_details.cached_tokens == 2
+    counted = chunks[-1].usage
+    assert counted is not None
+    assert (counted.prompt_tokens, counted.completion_tokens, counted.total_tokens) == (7, 3, 10)
+    assert counted.prompt_tokens_details is not None
+    assert counted.prompt_tokens_details.cached_tokens == 2
     assert len({chunk.id for chunk in chunks}) == 1
 
 
 def test_the_stream_helper(client: OpenAI) -> None:
-    with client.chat.completions.stream(model=MODEL, messages=user('@@{"text": "One two three."}')) as stream:
+    with client.chat.completions.stream(model=MODEL, messages=user(script(text="One two three."))) as stream:
         texts = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
     assert "".join(texts) == "One two three."
@@ -120,11 +123,9 @@ def test_the_stream_helper(client: OpenAI) -> None:
 
 async def test_the_async_client(base_url: str) -> None:
     async with AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
-        answer = await client.chat.completions.create(model=MODEL, messages=user('@@{"text": "whole"}'))
+        answer = await client.chat.completions.create(model=MODEL, messages=user(script(text="whole")))
         assert answer.choices[0].message.content == "whole"
-        stream = await client.chat.completions.create(
-            model=MODEL, messages=user('@@{"text": "in pieces"}'), stream=True
-        )
+        stream = await client.chat.completions.create(model=MODEL, messages=user(script(text="in pieces")), stream=True)
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "in pieces"
 
 
@@ -154,9 +155,11 @@ def test_models(client: OpenAI) -> None:
 
 
 def test_a_wrong_key_is_an_authentication_error(base_url: str) -> None:
-    with OpenAI(base_url=base_url, api_key="sk-wrong", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError) as caught:
-            client.chat.completions.create(model=MODEL, messages=user("Hi."))
+    with (
+        OpenAI(base_url=base_url, api_key="sk-wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        client.chat.completions.create(model=MODEL, messages=user("Hi."))
     assert caught.value.code == "invalid_api_key"
 
 
@@ -183,7 +186,7 @@ def test_a_bad_request_is_its_own_class(
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
-    ("script", "error", "code"),
+    ("fields", "error", "code"),
     [
         ({"status": 400, "error": {"message": "bad words"}}, openai.BadRequestError, "invalid_request_error"),
         ({"status": 429, "error": {"message": "slow"}}, openai.RateLimitError, "rate_limit_exceeded"),
@@ -194,10 +197,10 @@ def test_a_bad_request_is_its_own_class(
     ],
 )
 def test_a_failure_of_the_provider_is_its_own_class_also_for_streams(
-    client: OpenAI, script: dict[str, Any], error: type[openai.APIStatusError], code: str | None, *, stream: bool
+    client: OpenAI, fields: dict[str, Any], error: type[openai.APIStatusError], code: str | None, *, stream: bool
 ) -> None:
     with pytest.raises(error) as caught:
-        client.chat.completions.create(model=MODEL, messages=user("@@" + json.dumps(script)), stream=stream)
+        client.chat.completions.create(model=MODEL, messages=user(script(**fields)), stream=stream)
     assert code in (None, caught.value.code)
     assert "127.0.0.1" not in str(caught.value)
     if caught.value.status_code in (429, 503):
@@ -206,9 +209,9 @@ def test_a_failure_of_the_provider_is_its_own_class_also_for_streams(
 
 def test_a_failure_in_mid_stream_raises_and_is_not_taken_for_an_end(client: OpenAI) -> None:
     stream = client.chat.completions.create(
-        model=MODEL, messages=user('@@{"text": "half of it", "disconnect": "middle"}'), stream=True
+        model=MODEL, messages=user(script(text="half of it", disconnect="middle")), stream=True
     )
-    chunks = []
+    chunks: list[ChatCompletionChunk] = []
     with pytest.raises(openai.APIError):
         chunks.extend(iter(stream))
     assert all(choice.finish_reason is None for chunk in chunks for choice in chunk.choices)

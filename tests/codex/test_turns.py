@@ -7,18 +7,19 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loadtest.model_standin import ModelStandin
 from pool.events import Fault, FaultKind, Finish, ToolCall, ToolSpec, TurnRequest, Usage
 from pool.profile import Credentials, Profile
-from tests.support.pools import WAIT_S, RunningPool, asking, running_pool, user
+from tests.support.pools import WAIT_S, RunningPool, asking, running_pool, script, user
 
 
 async def test_usage_is_what_the_provider_counted(real: RunningPool) -> None:
-    usage = '{"input_tokens": 100, "cached_tokens": 40, "output_tokens": 20, "reasoning_tokens": 5}'
-    _, end = await real.turn(asking('@@{"text": "x", "usage": %s}' % usage))
+    usage = {"input_tokens": 100, "cached_tokens": 40, "output_tokens": 20, "reasoning_tokens": 5}
+    _, end = await real.turn(asking(script(text="x", usage=usage)))
     assert end.usage == Usage(100, 40, 0, 20, 5)
 
 
@@ -26,30 +27,33 @@ async def test_usage_is_what_the_provider_counted(real: RunningPool) -> None:
     ("reason", "finish"), [("max_output_tokens", Finish.LENGTH), ("content_filter", Finish.CONTENT_FILTER)]
 )
 async def test_an_answer_that_was_cut_off_is_an_answer(real: RunningPool, reason: str, finish: Finish) -> None:
-    sink, end = await real.turn(asking('@@{"text": "cut", "incomplete": "%s"}' % reason))
+    sink, end = await real.turn(asking(script(text="cut", incomplete=reason)))
     assert (sink.text, end.finish, end.fault) == ("cut", finish, None)
 
 
 @pytest.mark.parametrize(
-    ("script", "kind"),
+    ("fields", "kind"),
     [
-        ('{"status": 400, "error": {"message": "bad", "code": "invalid_value"}}', FaultKind.BAD_REQUEST),
-        ('{"status": 400, "error": {"message": "long", "code": "context_length_exceeded"}}', FaultKind.CONTEXT_LENGTH),
-        ('{"status": 401, "error": {"message": "no", "code": "invalid_api_key"}}', FaultKind.CREDENTIALS),
-        ('{"status": 404, "error": {"message": "no such model", "code": "model_not_found"}}', FaultKind.MODEL_NOT_FOUND),
-        ('{"status": 429, "error": {"message": "slow", "code": "rate_limit_exceeded"}}', FaultKind.RATE_LIMIT),
-        ('{"status": 429, "error": {"message": "none", "code": "insufficient_quota"}}', FaultKind.QUOTA),
-        ('{"status": 500, "error": {"message": "oops", "code": "server_error"}}', FaultKind.UPSTREAM),
-        ('{"failed": {"code": "rate_limit_exceeded", "message": "try later"}}', FaultKind.RATE_LIMIT),
-        ('{"failed": {"code": "context_length_exceeded", "message": "long"}}', FaultKind.CONTEXT_LENGTH),
-        ('{"failed": {"code": "server_is_overloaded", "message": "full"}}', FaultKind.OVERLOADED),
-        ('{"failed": {"code": "server_error", "message": "oops"}}', FaultKind.UPSTREAM),
-        ('{"disconnect": "first"}', FaultKind.UPSTREAM),
-        ('{"text": "some text", "disconnect": "middle"}', FaultKind.UPSTREAM),
+        ({"status": 400, "error": {"message": "bad", "code": "invalid_value"}}, FaultKind.BAD_REQUEST),
+        ({"status": 400, "error": {"message": "long", "code": "context_length_exceeded"}}, FaultKind.CONTEXT_LENGTH),
+        ({"status": 401, "error": {"message": "no", "code": "invalid_api_key"}}, FaultKind.CREDENTIALS),
+        ({"status": 404, "error": {"message": "no such model", "code": "model_not_found"}}, FaultKind.MODEL_NOT_FOUND),
+        ({"status": 404, "error": {"message": "no such page"}}, FaultKind.UPSTREAM),
+        ({"status": 429, "error": {"message": "slow", "code": "rate_limit_exceeded"}}, FaultKind.RATE_LIMIT),
+        ({"status": 429, "error": {"message": "none", "code": "insufficient_quota"}}, FaultKind.QUOTA),
+        ({"status": 500, "error": {"message": "oops", "code": "server_error"}}, FaultKind.UPSTREAM),
+        ({"failed": {"code": "rate_limit_exceeded", "message": "try later"}}, FaultKind.RATE_LIMIT),
+        ({"failed": {"code": "context_length_exceeded", "message": "long"}}, FaultKind.CONTEXT_LENGTH),
+        ({"failed": {"code": "server_is_overloaded", "message": "full"}}, FaultKind.OVERLOADED),
+        ({"failed": {"code": "server_error", "message": "oops"}}, FaultKind.UPSTREAM),
+        ({"disconnect": "first"}, FaultKind.UPSTREAM),
+        ({"text": "some text", "disconnect": "middle"}, FaultKind.UPSTREAM),
     ],
 )
-async def test_a_failure_of_the_provider_has_its_kind(real: RunningPool, script: str, kind: FaultKind) -> None:
-    _, end = await real.turn(asking(f"@@{script}"))
+async def test_a_failure_of_the_provider_has_its_kind(
+    real: RunningPool, fields: dict[str, Any], kind: FaultKind
+) -> None:
+    _, end = await real.turn(asking(script(**fields)))
     assert end.fault is not None
     assert end.fault.kind is kind, end.fault
     assert end.finish is None
@@ -66,7 +70,7 @@ async def test_a_provider_that_cannot_be_reached_is_told_at_once(profile: Profil
 
 async def test_a_worker_without_a_key_says_so(profile: Profile, standin: ModelStandin, tmp_path: Path) -> None:
     async with running_pool(replace(profile, credentials=Credentials()), tmp_path) as real:
-        _, end = await real.turn(asking('@@{"text": "fine"}'))
+        _, end = await real.turn(asking(script(text="fine")))
     (request,) = standin.requests
     assert "authorization" not in request.headers
     assert end.finish is Finish.STOP
@@ -76,8 +80,8 @@ async def test_tool_calls_end_the_turn_in_upstream_order_and_nothing_more_is_ask
     real: RunningPool, standin: ModelStandin
 ) -> None:
     tool = ToolSpec("look", "Looks.", {"type": "object", "properties": {"at": {"type": "string"}}})
-    calls = '[{"name": "look", "arguments": "{\\"at\\":  \\"a\\"}"}, {"name": "look", "arguments": "{\\"at\\": \\"b\\"}"}]'
-    request = TurnRequest("gpt-5.5", "", (user('@@{"tool_calls": %s}' % calls),), (tool,))
+    calls = [{"name": "look", "arguments": '{"at":  "a"}'}, {"name": "look", "arguments": '{"at": "b"}'}]
+    request = TurnRequest("gpt-5.5", "", (user(script(tool_calls=calls)),), (tool,))
     sink, end = await real.turn(request)
     assert end.finish is Finish.TOOL_CALLS
     assert [(call.name, call.arguments) for call in sink.calls] == [
@@ -91,7 +95,7 @@ async def test_tool_calls_end_the_turn_in_upstream_order_and_nothing_more_is_ask
 
 
 async def test_one_of_eight_turns_is_interrupted_and_seven_go_on(real: RunningPool) -> None:
-    slow = '@@{"chunks": ["tick "], "repeat": 40, "interval_s": 0.02}'
+    slow = script(chunks=["tick "], repeat=40, interval_s=0.02)
     turns = [real.start(asking(slow)) for _ in range(8)]
     victim_lease, victim = turns[3]
     async with asyncio.timeout(WAIT_S):
@@ -111,8 +115,8 @@ async def test_sixteen_parallel_streams_arrive_in_order_without_cross_talk(profi
     async with running_pool(replace(profile, workers=2), tmp_path) as real:
         turns = []
         for number in range(16):
-            chunks = ", ".join(f'"{number}:{position} "' for position in range(60))
-            turns.append(real.start(asking('@@{"chunks": [%s], "interval_s": 0.002}' % chunks))[1])
+            chunks = [f"{number}:{position} " for position in range(60)]
+            turns.append(real.start(asking(script(chunks=chunks, interval_s=0.002)))[1])
         async with asyncio.timeout(WAIT_S):
             ends = [await sink.ended for sink in turns]
     assert all(end.finish is Finish.STOP for end in ends)
@@ -122,8 +126,8 @@ async def test_sixteen_parallel_streams_arrive_in_order_without_cross_talk(profi
 
 async def test_a_killed_worker_loses_its_turns_and_is_replaced(profile: Profile, tmp_path: Path) -> None:
     async with running_pool(replace(profile, workers=2, slots=1), tmp_path) as real:
-        hanging = '@@{"text": "never more", "hang": "middle"}'
-        (lease, lost), (_, kept) = real.start(asking(hanging)), real.start(asking('@@{"text": "slow", "delay_s": 1.0}'))
+        lease, lost = real.start(asking(script(text="never more", hang="middle")))
+        _, kept = real.start(asking(script(text="slow", delay_s=1.0)))
         async with asyncio.timeout(WAIT_S):
             await lost.first.wait()
             pid = real.pool._workers[lease.worker]._child.pid  # type: ignore[union-attr]
@@ -134,13 +138,13 @@ async def test_a_killed_worker_loses_its_turns_and_is_replaced(profile: Profile,
         assert kept_end.finish is Finish.STOP
         assert kept.text == "slow"
         await real.until_free(2)
-        sink, end = await real.turn(asking('@@{"text": "back"}'))
+        sink, end = await real.turn(asking(script(text="back")))
         assert sink.text == "back"
         assert [exit_.code for exit_ in real.observer.exits] == [-9]
 
 
 async def test_nothing_of_finished_turns_stays_loaded(real: RunningPool) -> None:
     for _ in range(5):
-        await real.turn(asking('@@{"text": "x"}'))
+        await real.turn(asking(script(text="x")))
     await real.until_free(real.profile.slots)
     assert real.observer.frames.get("malformed", 0) == real.observer.frames.get("garbage", 0) == 0

@@ -17,7 +17,7 @@ from pool.profile import Profile
 from pool.protocol import dialect_v2 as dialect
 from pool.transport import Child
 from pool.worker import Worker
-from tests.support.pools import RunningPool, asking, running_pool, user
+from tests.support.pools import RunningPool, asking, running_pool, script, user
 
 Frame = dict[str, Any]
 
@@ -73,7 +73,7 @@ class Tap:
 
 async def all_kinds_of_turns(real: RunningPool) -> None:
     tool = ToolSpec("look", "Looks.", {"type": "object", "properties": {"at": {"type": "string"}}})
-    history = (
+    history: tuple[dict[str, Any], ...] = (
         user("Hi."),
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]},
         {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Be brief."}]},
@@ -82,7 +82,8 @@ async def all_kinds_of_turns(real: RunningPool) -> None:
     )
     call = user('@@{"tool_calls": [{"name": "look", "arguments": {"at": "a"}}]}')
     schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
-    await real.turn(TurnRequest("gpt-5.5", "Be kind.", (*history, user('@@{"text": "ok", "reasoning": "hm"}')), (tool,)))
+    history += (user(script(text="ok", reasoning="hm")),)
+    await real.turn(TurnRequest("gpt-5.5", "Be kind.", history, (tool,)))
     await real.turn(TurnRequest("gpt-5.5", "", (call,), (tool,)))
     await real.turn(TurnRequest("gpt-5.5", "", (user("x"),), effort="low", summary="auto", output_schema=schema))
     await real.turn(asking('@@{"status": 500, "error": {"message": "oops"}}'))

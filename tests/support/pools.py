@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -127,3 +128,8 @@ def user(text: str) -> dict[str, object]:
 def asking(text: str, model: str = "gpt-5.5", instructions: str = "") -> TurnRequest:
     """A turn of one user message."""
     return TurnRequest(model, instructions, (user(text),))
+
+
+def script(**fields: object) -> str:
+    """A prompt that tells the stand-ins how to answer; see loadtest/script.py."""
+    return f"@@{json.dumps(fields)}"
