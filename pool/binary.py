@@ -27,12 +27,10 @@ def resolve(explicit: Path | None, search_path: str | None = None) -> Path:
         return explicit.absolute()
     try:
         from codex_cli_bin import bundled_codex_path  # noqa: PLC0415 - an optional extra
-    except ImportError:
-        pass
-    else:
-        packaged = Path(bundled_codex_path())
-        if packaged.is_file():
-            return packaged
+
+        return Path(bundled_codex_path())
+    except (ImportError, FileNotFoundError):
+        pass  # not installed, or without the binary for this platform
     found = shutil.which("codex", path=search_path)
     if found is None:
         raise EnvironmentUnfit(

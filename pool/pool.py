@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, assert_never
@@ -13,6 +12,7 @@ from pool import binary
 from pool.errors import ConfigurationError
 from pool.events import TurnRequest, TurnSink
 from pool.home import RunDirectory, catalogue
+from pool.inbox import Inbox
 from pool.observer import PoolObserver
 from pool.profile import Profile
 from pool.session import Fact, InterruptIgnored, TurnClosed
@@ -77,8 +77,7 @@ class Pool:
         self._run_directory: RunDirectory | None = None
         self._specs: dict[str, LaunchSpec] = {}
         self._workers: dict[WorkerId, Worker] = {}
-        self._inbox: deque[Stimulus] = deque()
-        self._is_handling = False
+        self._inbox = Inbox[Stimulus](self._handle)
         self._first_boots: dict[str, FirstBoot] = {}
         self._booted_once = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -116,9 +115,9 @@ class Pool:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                self._apply(Started())
+                self._inbox.put(Started())
                 await self._monitor()
-                self._apply(Stopped())
+                self._inbox.put(Stopped())
         finally:
             self.discard()
 
@@ -186,7 +185,7 @@ class Pool:
         for worker in list(self._workers.values()):
             worker.tick(now)
             self._count_frames(worker)
-        self._apply(Ticked())
+        self._inbox.put(Ticked())
 
     def _count_frames(self, worker: Worker) -> None:
         before = self._frames.get(worker.id, {})
@@ -195,18 +194,9 @@ class Pool:
         if any(counts.values()):
             self._observer.frames_counted(counts)
 
-    def _apply(self, stimulus: Stimulus) -> None:
-        """Give the core one stimulus and carry out what it decides; what that causes waits its turn."""
-        self._inbox.append(stimulus)
-        if self._is_handling:
-            return
-        self._is_handling = True
-        try:
-            while self._inbox:
-                for effect in self._state.handle(self._inbox.popleft(), self._now()):
-                    self._carry_out(effect)
-        finally:
-            self._is_handling = False
+    def _handle(self, stimulus: Stimulus) -> None:
+        for effect in self._state.handle(stimulus, self._now()):
+            self._carry_out(effect)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -238,14 +228,14 @@ class Pool:
         self._boot_began.pop(worker.id, None)
         del self._workers[worker.id]
         self._observer.worker_exited(end)
-        self._apply(Exited(worker.id, end.reason))
+        self._inbox.put(Exited(worker.id, end.reason))
 
     def _on_booted(self, worker_id: WorkerId, version: str) -> None:
         began_at = self._boot_began.pop(worker_id, None)
         if began_at is not None:
             self._observer.worker_booted(worker_id, version, self._now() - began_at)
             self._report_first_boot(FirstBoot(worker_id.profile, version=version))
-            self._apply(Booted(worker_id))
+            self._inbox.put(Booted(worker_id))
 
     def _on_unfit(self, worker_id: WorkerId, reason: str) -> None:
         self._report_first_boot(FirstBoot(worker_id.profile, failure=reason, is_final=True))
@@ -255,14 +245,14 @@ class Pool:
         if self._boot_began.pop(worker_id, None) is not None:
             self._observer.boot_failed(worker_id, reason)
             self._report_first_boot(FirstBoot(worker_id.profile, failure=reason))
-        self._apply(Broken(worker_id, reason))
+        self._inbox.put(Broken(worker_id, reason))
 
     def _on_fact(self, worker_id: WorkerId, fact: Fact) -> None:
         match fact:
             case TurnClosed(lease_id):
-                self._apply(Released(Lease(lease_id, worker_id)))
+                self._inbox.put(Released(Lease(lease_id, worker_id)))
             case InterruptIgnored(lease_id):
-                self._apply(IgnoredInterrupt(Lease(lease_id, worker_id)))
+                self._inbox.put(IgnoredInterrupt(Lease(lease_id, worker_id)))
 
     def _on_bug(self, worker_id: WorkerId, error: Exception) -> None:
         self._observer.bug_found(str(worker_id), error)

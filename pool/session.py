@@ -226,7 +226,7 @@ class Session:
         try:
             if token.step is Step.THREAD_START:
                 method = dialect.thread_unsubscribe(dialect.thread_start_result(message.result).thread.id)
-            elif token.step is Step.TURN_START and token.turn.thread_id is not None:
+            elif token.step is Step.TURN_START and token.turn.thread_id is not None and token.turn.is_ending:
                 turn_id = dialect.turn_start_result(message.result).turn.id
                 method = dialect.turn_interrupt(token.turn.thread_id, turn_id)
             else:

@@ -271,19 +271,18 @@ class PoolState:
         return slot.worker if slot.worker is not None and slot.worker.id == worker_id else None
 
     def _boot_due(self, now: float, effects: list[Effect]) -> None:
-        if not self._is_running:
+        if not self._is_running or self._starting >= SPAWN_CONCURRENCY:
             return
-        for pool in self._pools.values():
-            for slot in pool.slots:
-                if self._starting >= SPAWN_CONCURRENCY:
-                    return
-                if slot.worker is None and slot.boot_at <= now:
-                    slot.epoch += 1
-                    slot.worker = _Worker(WorkerId(pool.profile.name, slot.index, slot.epoch))
-                    slot.worker.story.tell(now, "boot")
-                    pool.boots += 1
-                    self._starting += 1
-                    effects.append(Boot(slot.worker.id))
+        empty = [(pool, slot) for pool in self._pools.values() for slot in pool.slots if slot.worker is None]
+        due = [(pool, slot) for pool, slot in empty if slot.boot_at <= now]
+        due.sort(key=lambda pair: pair[1].boot_at)  # or a profile whose boots hang keeps the others from theirs
+        for pool, slot in due[: SPAWN_CONCURRENCY - self._starting]:
+            slot.epoch += 1
+            slot.worker = _Worker(WorkerId(pool.profile.name, slot.index, slot.epoch))
+            slot.worker.story.tell(now, "boot")
+            pool.boots += 1
+            self._starting += 1
+            effects.append(Boot(slot.worker.id))
 
     def _on_booted(self, worker_id: WorkerId, now: float, effects: list[Effect]) -> None:
         worker = self._find(worker_id)

@@ -136,6 +136,11 @@ class Turn:
         return self.phase is Phase.CLOSED
 
     @property
+    def is_ending(self) -> bool:
+        """Nothing more is asked of the worker for this turn, or only to let go of it."""
+        return self.phase in (Phase.CLOSING, Phase.CLOSED)
+
+    @property
     def has_ended(self) -> bool:
         """The sink has got its end."""
         return self._sink is None
@@ -249,7 +254,7 @@ class Turn:
 
     def interrupt(self, verdict: Finish, now: float) -> Calls:
         """End the turn early with `verdict` as its finish; does nothing when it is ending already."""
-        if self._verdict is not None or self.phase in (Phase.CLOSING, Phase.CLOSED):
+        if self._verdict is not None or self.is_ending:
             return ()
         self._verdict = verdict
         self.story.tell(now, f"interrupt wanted: {verdict}")

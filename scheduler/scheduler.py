@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping
 from typing import Protocol, assert_never
 
 from pool.events import TurnEnd, TurnRequest, TurnSink
+from pool.inbox import Inbox
 from pool.state import Lease
 from scheduler.model import Draining, Job, Outcome, QueueFull, Rejected
 from scheduler.observer import SchedulerObserver
@@ -59,8 +59,7 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, Ticket] = {}
         self._next_id = 1
-        self._inbox: deque[Stimulus] = deque()
-        self._is_handling = False
+        self._inbox = Inbox[Stimulus](self._handle)
         self._is_draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -129,24 +128,18 @@ class Scheduler:
         self._apply(TurnEnded(ticket_id, end))
 
     def _apply(self, stimulus: Stimulus) -> None:
-        """Give the core one stimulus and carry out what it decides; what that causes waits its turn."""
-        self._inbox.append(stimulus)
-        if self._is_handling:
-            return
-        self._is_handling = True
-        try:
-            while self._inbox:
-                now = self._loop.time()
-                stimulus = self._inbox.popleft()
-                if isinstance(stimulus, Submitted | SeatsFreed):
-                    stimulus = stimulus._replace(free=self._seats.free(stimulus.profile))
-                for effect in self._state.handle(stimulus, now):
-                    self._carry_out(effect, now)
-        finally:
-            self._is_handling = False
-        self._set_timer()
-        if self._state.is_idle():
-            self._idle.set()
+        if self._inbox.put(stimulus):
+            self._set_timer()
+            if self._state.is_idle():
+                self._idle.set()
+
+    def _handle(self, stimulus: Stimulus) -> None:
+        """Give the core one stimulus, with the free seats of this moment, and carry out what it decides."""
+        now = self._loop.time()
+        if isinstance(stimulus, Submitted | SeatsFreed):
+            stimulus = stimulus._replace(free=self._seats.free(stimulus.profile))
+        for effect in self._state.handle(stimulus, now):
+            self._carry_out(effect, now)
 
     def _carry_out(self, effect: Effect, now: float) -> None:
         match effect:

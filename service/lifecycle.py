@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -17,6 +18,8 @@ from service import __version__
 from service.app import application, build
 from service.settings import Settings, profiles
 from service.state import Service
+
+T = TypeVar("T")
 
 LAST_WORDS_S = 2.0
 """After the drain: how long handlers may take to tell their clients."""
@@ -79,13 +82,8 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> list[FirstBoo
 
 async def _boot(service: Service, stop: asyncio.Event) -> None:
     """Wait until every profile has tried to boot. What can never work ends the start; what is slow does not."""
-    async with asyncio.TaskGroup() as tasks:
-        boots = tasks.create_task(service.pool.first_boots(), name="first boots")
-        stopped = tasks.create_task(stop.wait(), name="stop")
-        await asyncio.wait([boots, stopped], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        boots.cancel()
-    final = [boot for boot in boots.result() if boot.is_final] if not boots.cancelled() else []
+    boots = await _unless(stop, service.pool.first_boots())
+    final = [boot for boot in boots or () if boot.is_final]
     if final:
         raise EnvironmentUnfit("; ".join(f"profile {boot.profile}: {boot.failure}" for boot in final))
 
@@ -120,14 +118,20 @@ async def _drain(service: Service, stop: asyncio.Event) -> None:
     service.scheduler.drain()
     service.observability.log.info("service.draining")
     hurry = asyncio.get_running_loop().call_later(service.settings.server.drain_timeout_s, stop.set)
-    async with asyncio.TaskGroup() as tasks:
-        idle = tasks.create_task(service.scheduler.idle(), name="idle")
-        hurried = tasks.create_task(stop.wait(), name="hurry")
-        await asyncio.wait([idle, hurried], return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        hurried.cancel()
+    await _unless(stop, service.scheduler.idle())
     hurry.cancel()
     service.scheduler.cut_off()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` returns, or None if `stop` is set first."""
+    async with asyncio.TaskGroup() as tasks:
+        working = tasks.create_task(work)
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        working.cancel()
+    return None if working.cancelled() else working.result()
 
 
 @contextmanager

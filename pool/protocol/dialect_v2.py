@@ -318,6 +318,7 @@ _BY_STATUS = {
     529: FaultKind.OVERLOADED,
 }
 
+
 def _by_status(status: int, message: str) -> FaultKind:
     if status == 404 and "model" not in message:
         return FaultKind.UPSTREAM  # the provider's address is wrong, not the client's model

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from service.api.body import json_object
-from service.api.errors import ApiError, invalid, unsupported
+from service.api.errors import ApiError, invalid, model_not_found, unsupported
 from service.api.history import Entry, count_chars, is_absent, read_history
 from service.api.options import Options, read_options
 from service.api.tools import tools_parameter
@@ -90,7 +90,7 @@ def parse_chat(
     output_format = _response_format(fields.get("response_format"))
     _check_seed(fields.get("seed"))
     if not known_model(model):
-        raise _model_not_found(model)
+        raise model_not_found(model)
     prompt_chars = count_chars(messages)
     if max_prompt_chars is not None and prompt_chars > max_prompt_chars:
         raise _too_long()
@@ -228,16 +228,6 @@ def _response_format(value: Any) -> str:
 def _check_seed(value: Any) -> None:
     if value is not None and not _is_integer(value):
         raise invalid("seed must be an integer", "seed")
-
-
-def _model_not_found(model: str) -> ApiError:
-    return ApiError(
-        status=404,
-        message=f"The model {model[:100]} does not exist or you do not have access to it.",
-        type="invalid_request_error",
-        param="model",
-        code="model_not_found",
-    )
 
 
 def _too_long() -> ApiError:

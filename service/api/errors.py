@@ -79,6 +79,17 @@ def invalid(message: str, param: str | None) -> ApiError:
     )
 
 
+def model_not_found(name: str) -> ApiError:
+    """404: no route has this name."""
+    return ApiError(
+        status=404,
+        message=f"The model {name[:100]} does not exist or you do not have access to it.",
+        type="invalid_request_error",
+        param="model",
+        code="model_not_found",
+    )
+
+
 def unsupported(param: str, message: str | None = None) -> ApiError:
     """400: the request is right, and asks for what this service does not do."""
     return ApiError(

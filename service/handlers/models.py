@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from service.api.errors import ApiError
+from service.api.errors import model_not_found
 from service.state import SERVICE
 
 
@@ -40,11 +40,5 @@ async def get_model(request: web.Request) -> web.Response:
     name = request.match_info["id"]
     route = request.app[SERVICE].routes.find(name)
     if route is None:
-        raise ApiError(
-            status=404,
-            message=f"The model {name[:100]} does not exist or you do not have access to it.",
-            type="invalid_request_error",
-            param="model",
-            code="model_not_found",
-        )
+        raise model_not_found(name)
     return _answer(_model(route.public))
