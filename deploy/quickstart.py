@@ -58,10 +58,11 @@ async def first_answer(base_url: str, key: str, model: str) -> bool:
 async def run(*, once: bool, environ: dict[str, str]) -> bool:
     """Serve, show one answer, and go on serving unless `once`; whether that answer came."""
     key = environ.setdefault("CODEX_COMPLETIONS_API_KEY", f"sk-{secrets.token_urlsafe(32)}")
+    environ.setdefault("CODEX_COMPLETIONS_LOG__LEVEL", "warning")
     if once:
         environ.setdefault("CODEX_COMPLETIONS_SERVER__PORT", "0")
     settings = load(None, environ)
-    configure_logging(settings.log.level if not once else "warning")
+    configure_logging(settings.log.level)
     model = next(iter(settings.models))
     answered = False
 

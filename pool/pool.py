@@ -181,9 +181,8 @@ class Pool:
                 self._tick()
 
     def _tick(self) -> None:
-        now = self._now()
         for worker in list(self._workers.values()):
-            worker.tick(now)
+            worker.tick()
             self._count_frames(worker)
         self._inbox.put(Ticked())
 

@@ -83,6 +83,11 @@ class Session:
         """Turns that the worker has not let go of."""
         return len(self._turns)
 
+    @property
+    def has_output(self) -> bool:
+        """There is something to write."""
+        return bool(self._output)
+
     def take_output(self) -> bytes:
         """Bytes to write to the worker's stdin, in order."""
         if not self._output:

@@ -27,6 +27,8 @@ from typing import IO, cast
 STDERR_TAIL_BYTES = 4096
 EXIT_POLL_S = 0.05
 """How often a process without a pidfd is looked at."""
+REAP_S = 1.0
+"""How long `Child.kill` may block: a killed process is gone in milliseconds, unless it hangs in the kernel."""
 
 _LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 
@@ -65,6 +67,7 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
         self._process = process
+        self._unconnected = [cast(IO[bytes], pipe) for pipe in (process.stderr, process.stdout, process.stdin)]
         self._stdin: asyncio.WriteTransport | None = None
         self._stdin_protocol = _Stdin()
         self._readers: list[asyncio.BaseTransport] = []
@@ -157,20 +160,23 @@ class Child:
         return self._process.returncode
 
     def kill(self) -> None:
-        """End it at once, with no time for anything; for an owner that is being cancelled itself."""
+        """End it at once; for an owner that is being cancelled itself. Blocks until the kernel has reaped it."""
         self._kill_group(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(REAP_S)
+            if not self._exited.done():
+                self._exited.set_result(code)
         self._close()
 
     # --- inside ----------------------------------------------------------------------------------------------
 
     async def _connect(self, on_stdout: Callable[[bytes], None], on_eof: Callable[[], None]) -> None:
-        stdin = cast(IO[bytes], self._process.stdin)
-        stdout = cast(IO[bytes], self._process.stdout)
-        stderr = cast(IO[bytes], self._process.stderr)
-        self._stdin, _ = await self._loop.connect_write_pipe(lambda: self._stdin_protocol, stdin)
-        reader, _ = await self._loop.connect_read_pipe(lambda: _Stdout(on_stdout, on_eof), stdout)
-        drain, _ = await self._loop.connect_read_pipe(lambda: self._stderr, stderr)
-        self._readers += [reader, drain]
+        loop, pipes = self._loop, self._unconnected
+        self._stdin, _ = await loop.connect_write_pipe(lambda: self._stdin_protocol, pipes.pop())
+        reader, _ = await loop.connect_read_pipe(lambda: _Stdout(on_stdout, on_eof), pipes.pop())
+        self._readers.append(reader)
+        drain, _ = await loop.connect_read_pipe(lambda: self._stderr, pipes.pop())
+        self._readers.append(drain)
 
     def _watch_exit(self) -> None:
         if hasattr(os, "pidfd_open"):
@@ -214,4 +220,6 @@ class Child:
             self._stdin.abort()
         for reader in self._readers:
             reader.close()
+        for pipe in self._unconnected:
+            pipe.close()
         self._unwatch()

@@ -50,6 +50,7 @@ class Worker:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._child: Child | None = None
+        self._is_write_due = False
         self._stop: asyncio.Future[str] = self._loop.create_future()
         self._eof: asyncio.Future[None] = self._loop.create_future()
 
@@ -78,18 +79,15 @@ class Worker:
 
     def start_turn(self, lease_id: int, request: TurnRequest, sink: TurnSink) -> None:
         """Begin a turn on a seat that was leased."""
-        self.session.start_turn(lease_id, request, sink, self._loop.time())
-        self._flush()
+        self._give(lambda now: self.session.start_turn(lease_id, request, sink, now))
 
     def interrupt(self, lease_id: int) -> None:
         """Ask for the end of a turn."""
-        self.session.interrupt(lease_id, self._loop.time())
-        self._flush()
+        self._give(lambda now: self.session.interrupt(lease_id, now))
 
-    def tick(self, now: float) -> None:
+    def tick(self) -> None:
         """Hold requests and turns to their limits."""
-        self.session.tick(now)
-        self._flush()
+        self._give(self.session.tick)
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -104,8 +102,7 @@ class Worker:
             on_stdout=self._on_stdout,
             on_eof=self._on_eof,
         )
-        self.session.open(self._loop.time(), self._spec.profile.init_timeout_s)
-        self._flush()
+        self._give(lambda now: self.session.open(now, self._spec.profile.init_timeout_s))
         ends: list[asyncio.Future[Any]] = [child.exited, self._eof]
         await asyncio.wait([*ends, self._stop], return_when=asyncio.FIRST_COMPLETED)
         if self._stop.done():
@@ -128,29 +125,43 @@ class Worker:
         return WorkerExit(self.id, reason, code, stderr_tail)
 
     def _on_stdout(self, data: bytes) -> None:
-        try:
-            self.session.receive(data, self._loop.time())
-            self._flush()
-        except Exception as error:  # noqa: BLE001 - a bug of ours must not silence the pipe for everybody else
-            self._events.bug(self.id, error)
-            self._events.broken(self.id, "a bug of ours")
+        self._give(lambda now: self.session.receive(data, now))
 
     def _on_eof(self) -> None:
         if not self._eof.done():
             self._eof.set_result(None)
 
-    def _flush(self) -> None:
-        output = self.session.take_output()
-        if output and self._child is not None:
-            self._child.write(output)
-        for fact in self.session.take_facts():
-            match fact:
-                case Handshaken(version, user_agent):
-                    self._on_handshake(version, user_agent)
-                case HandshakeFailed(reason):
-                    self._events.broken(self.id, reason)
-                case _:
-                    self._events.fact(self.id, fact)
+    def _give(self, stimulus: Callable[[float], None]) -> None:
+        """Let the session act on something, and tell its facts.
+
+        What it wants written goes out once, at the end of this turn of the loop: after the clients that were just
+        woken have been answered, and together with what else comes up. A bug of ours costs this worker, never the
+        caller.
+        """
+        try:
+            stimulus(self._loop.time())
+            for fact in self.session.take_facts():
+                self._on_fact(fact)
+        except Exception as error:  # noqa: BLE001 - the boundary, as above
+            self._events.bug(self.id, error)
+            self._events.broken(self.id, "a bug of ours")
+        if self.session.has_output and not self._is_write_due:
+            self._is_write_due = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._is_write_due = False
+        if self._child is not None:
+            self._child.write(self.session.take_output())
+
+    def _on_fact(self, fact: Fact) -> None:
+        match fact:
+            case Handshaken(version, user_agent):
+                self._on_handshake(version, user_agent)
+            case HandshakeFailed(reason):
+                self._events.broken(self.id, reason)
+            case _:
+                self._events.fact(self.id, fact)
 
     def _on_handshake(self, version: tuple[int, int, int] | None, user_agent: str) -> None:
         needed = ".".join(map(str, MINIMUM_VERSION))

@@ -11,7 +11,7 @@ from scheduler.scheduler import Scheduler
 from service import __version__
 from service.admission import Keyring
 from service.handlers import chat, models, ops
-from service.middleware import observe
+from service.middleware import observe, sign
 from service.observability import Observability
 from service.routing import Routes
 from service.settings import Settings, profiles
@@ -38,6 +38,7 @@ def application(service: Service) -> web.Application:
     """The routes and what happens to every request."""
     app = web.Application(middlewares=[observe], client_max_size=service.settings.server.max_body_bytes)
     app[SERVICE] = service
+    app.on_response_prepare.append(sign)
     app.router.add_post("/v1/chat/completions", chat.create)
     app.router.add_head("/v1/chat/completions", chat.head)
     for path in ("/v1/models", "/v1/models/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,6 +81,17 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> list[FirstBoo
         pool.discard()
 
 
+def http_runner(service: Service) -> web.AppRunner:
+    """What answers HTTP: a handler is cancelled when its client leaves, and gets the body as it was sent."""
+    return web.AppRunner(
+        application(service),
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=LAST_WORDS_S,
+        auto_decompress=False,
+    )
+
+
 async def _boot(service: Service, stop: asyncio.Event) -> None:
     """Wait until every profile has tried to boot. What can never work ends the start; what is slow does not."""
     boots = await _unless(stop, service.pool.first_boots())
@@ -90,15 +102,14 @@ async def _boot(service: Service, stop: asyncio.Event) -> None:
 
 async def _serve(service: Service, stop: asyncio.Event, on_ready: Callable[[str], Awaitable[bool]] | None) -> None:
     server = service.settings.server
-    runner = web.AppRunner(
-        application(service), handler_cancellation=True, access_log=None, shutdown_timeout=LAST_WORDS_S
-    )
+    runner = http_runner(service)
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, server.host, server.port).start()
         except OSError as error:
-            raise EnvironmentUnfit(f"cannot listen on {server.host}:{server.port}: {error.strerror}") from error
+            reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+            raise EnvironmentUnfit(f"cannot listen on {server.host}:{server.port}: {reason}") from error
         host, port = runner.addresses[0][:2]
         base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         service.observability.log.info("service.started", url=base_url)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from service.api.errors import ApiError
+from service.api.errors import ApiError, internal, too_large
 from service.state import FACTS, REQUEST_ID, SERVICE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -22,28 +22,30 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id, answer its errors, and say in one line how it went."""
     observability = request.app[SERVICE].observability
     route = route_label(request)
-    request[REQUEST_ID] = request_id = f"req_{secrets.token_hex(12)}"
-    facts = request[FACTS] = {}
+    request[REQUEST_ID] = request_id = _new_id()
+    facts: dict[str, object] = {"request_id": request_id}
+    request[FACTS] = facts
     began_at = time.perf_counter()
     status = 499
     try:
         response = await _answer(request, handler, route)
-        if not response.prepared:
-            response.headers["x-request-id"] = request_id
         status = response.status
     finally:
         seconds = time.perf_counter() - began_at
-        observability.request_answered(route, status, seconds)
-        if route not in _QUIET:
-            observability.log.info(
-                "request.answered",
-                request_id=request_id,
-                route=route,
-                status=status,
-                seconds=round(seconds, 4),
-                **facts,
-            )
+        # Not before the answer: what is left to do in this step of the task is to write it.
+        account = observability.request_answered
+        asyncio.get_running_loop().call_soon(account, route, status, seconds, None if route in _QUIET else facts)
     return response
+
+
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the request's id on its answer, and our name instead of the libraries' versions."""
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or _new_id()  # refused before the middleware
+    response.headers["Server"] = "codex-completions"
+
+
+def _new_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
 
 
 async def _answer(request: web.Request, handler: Handler, route: str) -> web.StreamResponse:
@@ -53,13 +55,13 @@ async def _answer(request: web.Request, handler: Handler, route: str) -> web.Str
         return _error_response(request, error)
     except web.HTTPException as error:
         return _error_response(request, _from_http(error))
-    except (asyncio.CancelledError, ConnectionResetError):
+    except asyncio.CancelledError:
         raise  # the client is gone: there is nobody to answer
+    except ConnectionError:
+        return web.Response(status=499)  # likewise; but raised, the framework would log it as a failure of ours
     except Exception as error:  # noqa: BLE001 - the boundary: a bug costs this request a 500 and nothing else
         request.app[SERVICE].observability.handler_failed(route, error)
-        return _error_response(
-            request, ApiError(status=500, message="internal error", type="server_error", code="internal_error")
-        )
+        return _error_response(request, internal())
 
 
 def _error_response(request: web.Request, error: ApiError) -> web.StreamResponse:
@@ -82,12 +84,7 @@ def _from_http(error: web.HTTPException) -> ApiError:
     if error.status == 404:
         return ApiError(status=404, message="unknown route", type="invalid_request_error", code="unknown_url")
     if error.status == 413:
-        return ApiError(
-            status=413,
-            message="Request body too large",
-            type="invalid_request_error",
-            code="request_entity_too_large",
-        )
+        return too_large()
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     return ApiError(status=error.status, message=error.reason, type=kind, code="http_error")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-import uvloop
 from hypothesis import HealthCheck, settings
+
+from tests.support.real_loops import LOOPS, RunReal
 
 settings.register_profile(
     "repeatable",
@@ -21,20 +22,13 @@ settings.register_profile(
 settings.register_profile("nightly", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile("repeatable")
 
-RunReal = Callable[[Coroutine[Any, Any, None]], None]
 
-_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.SelectorEventLoop,
-    "uvloop": uvloop.new_event_loop,
-}
-
-
-@pytest.fixture(params=_LOOPS)
+@pytest.fixture(params=LOOPS)
 def run_real(request: pytest.FixtureRequest) -> RunReal:
     """Runs a coroutine on a real loop, once on each kind that the service may run on."""
 
     def run(main: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=_LOOPS[request.param]) as runner:
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
             runner.run(main)
 
     return run

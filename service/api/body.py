@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any, NoReturn
 
 import msgspec
 
 from pool.protocol.messages import replace_surrogates
-from service.api.errors import ApiError
+from service.api.errors import ApiError, invalid, too_large
 
 MAX_DEPTH = 64
 """Deeper JSON is nobody's question, and the app-server gives no answer at all beyond about 128."""
+
+
+EITHER_HEADER = 32 + zlib.MAX_WBITS
+"""Tells zlib to find out by itself whether it is gzip or deflate."""
+
+
+def unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The body as it was before the client compressed it; never more than `max_bytes` of it are made.
+
+    Raises:
+        ApiError: 415 for an encoding other than gzip and deflate, 400 when it is not that, 413 when it is too large.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ApiError(
+            status=415, message="Unsupported encoding", type="invalid_request_error", code="unsupported_encoding"
+        )
+    unpacker = zlib.decompressobj(EITHER_HEADER)
+    try:
+        plain = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error:
+        plain = b""
+    if len(plain) > max_bytes:
+        raise too_large()
+    if not unpacker.eof or unpacker.unused_data:
+        raise invalid("the body is not what its Content-Encoding says", None)
+    return plain
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -90,6 +90,18 @@ def model_not_found(name: str) -> ApiError:
     )
 
 
+def too_large() -> ApiError:
+    """413: the body is over the limit, as it was sent or unpacked."""
+    return ApiError(
+        status=413, message="Request body too large", type="invalid_request_error", code="request_entity_too_large"
+    )
+
+
+def internal() -> ApiError:
+    """500: a bug of ours, of which the client learns nothing more."""
+    return ApiError(status=500, message="internal error", type="server_error", code="internal_error")
+
+
 def unsupported(param: str, message: str | None = None) -> ApiError:
     """400: the request is right, and asks for what this service does not do."""
     return ApiError(

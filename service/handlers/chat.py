@@ -11,12 +11,14 @@ from aiohttp import hdrs, web
 from pool.events import Finish, TextDelta, TurnEnd, TurnEvent
 from scheduler.model import Ended, Job, Outcome, Rejected
 from scheduler.ticket import Ticket
+from service.api.body import unpacked
 from service.api.chat import ChatRequest, parse_chat
-from service.api.errors import ApiError, from_outcome, from_rejection
+from service.api.errors import ApiError, from_outcome, from_rejection, internal
 from service.encode.collect import chat_completion
 from service.encode.sse import DONE, ChatStream, keepalive
 from service.observability import outcome_label
 from service.routing import Route
+from service.settings import ServerSettings
 from service.state import FACTS, REQUEST_ID, SERVICE, Service
 from service.translate import to_turn
 
@@ -42,7 +44,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     tenant = await service.keyring.admit(request.headers.get(hdrs.AUTHORIZATION))
     request[FACTS]["tenant"] = tenant
     chat = parse_chat(
-        await _body(request, service.settings.server.body_timeout_s),
+        await _body(request, service.settings.server),
         known_model=service.routes.__contains__,
         max_prompt_chars=service.settings.server.max_prompt_chars,
         max_choices=MAX_CHOICES,
@@ -64,7 +66,8 @@ async def head(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def _body(request: web.Request, timeout_s: float) -> bytes:
+async def _body(request: web.Request, limits: ServerSettings) -> bytes:
+    """The request's body, unpacked; its size, its time and its encodings are bounded."""
     content_type = request.headers.get(hdrs.CONTENT_TYPE)
     if content_type is not None and request.content_type not in ("application/json", "text/plain"):
         raise ApiError(
@@ -74,12 +77,13 @@ async def _body(request: web.Request, timeout_s: float) -> bytes:
             code="unsupported_media_type",
         )
     try:
-        async with asyncio.timeout(timeout_s):
-            return await request.read()
+        async with asyncio.timeout(limits.body_timeout_s):
+            body = await request.read()
     except TimeoutError:
         raise ApiError(
             status=408, message="the body came too slowly", type="invalid_request_error", code="request_timeout"
         ) from None
+    return unpacked(body, request.headers.get(hdrs.CONTENT_ENCODING, ""), limits.max_body_bytes)
 
 
 def _submit(service: Service, request: web.Request, chat: ChatRequest, route: Route, tenant: str) -> Ticket:
@@ -117,8 +121,9 @@ class _Answer:
         parts: list[str] = []
         chars = 0
         while events := await ticket.read():
-            self._note_first_text()
             texts = [event.text for event in events if isinstance(event, TextDelta)]
+            if texts:
+                self._note_first_text()
             chars += sum(map(len, texts))
             if chars > MAX_ANSWER_CHARS:
                 raise ApiError(
@@ -158,16 +163,13 @@ class _Answer:
             _ended(ticket.outcome)
         response = web.StreamResponse(headers=STREAM_HEADERS | self._headers())
         await response.prepare(self._request)
-        await self._write(response, encoder.role())
-        while events != []:
-            if events is None:
-                if self._wants_keepalive():
-                    await self._write(response, keepalive(int(time.time() * 1000)))  # noqa: TID251 - as above
-            else:
-                self._note_first_text()
-                await self._write(response, encoder.events(events))
-            events = await _read(ticket, self._settings.keepalive_s)
-        await self._write(response, _last_words(encoder, ticket.outcome))
+        try:
+            await self._relay(response, encoder, ticket, events)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the middleware's boundary again: its 500 would land in this body
+            self._service.observability.handler_failed(self._request.path, error)
+            await self._write(response, encoder.error(internal()))
         await response.write_eof()
         return response
 
@@ -186,11 +188,23 @@ class _Answer:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
+    async def _relay(
+        self, response: web.StreamResponse, encoder: ChatStream, ticket: Ticket, events: list[TurnEvent] | None
+    ) -> None:
+        """Write the stream, from its role to its last words; `events` are those that have come already."""
+        await self._write(response, encoder.role())
+        while events != []:
+            if events is None:
+                if self._wants_keepalive():
+                    await self._write(response, keepalive(int(time.time() * 1000)))  # noqa: TID251 - as above
+            else:
+                self._note_first_text()
+                await self._write(response, encoder.events(events))
+            events = await _read(ticket, self._settings.keepalive_s)
+        await self._write(response, _last_words(encoder, ticket.outcome))
+
     def _headers(self) -> dict[str, str]:
-        headers = {"x-request-id": self._request[REQUEST_ID]}
-        if self._chat.ignored:
-            headers[IGNORED_HEADER] = ", ".join(self._chat.ignored)
-        return headers
+        return {IGNORED_HEADER: ", ".join(self._chat.ignored)} if self._chat.ignored else {}
 
     def _note_first_text(self) -> None:
         if self._first_text_s is None:
@@ -223,10 +237,16 @@ class _Answer:
 
 
 async def _read(ticket: Ticket, timeout_s: float) -> list[TurnEvent] | None:
-    """The next events, [] at the end, None when there were none within `timeout_s`."""
+    """The next events that a stream shows, [] at the end, None when there were none within `timeout_s`.
+
+    Reasoning is not shown: it commits no status, and keeps no connection alive.
+    """
     try:
         async with asyncio.timeout(timeout_s):
-            return await ticket.read()
+            while events := await ticket.read():
+                if any(isinstance(event, TextDelta) for event in events):
+                    break
+            return events
     except TimeoutError:
         return None
 

@@ -15,9 +15,10 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "codex"}
 
 
-def _answer(value: dict[str, Any]) -> web.Response:
+def _answer(request: web.Request, value: dict[str, Any]) -> web.Response:
     response = web.Response(body=msgspec.json.encode(value), content_type="application/json")
-    response.headers["Cache-Control"] = "public, max-age=60"
+    is_protected = request.app[SERVICE].settings.server.protect_models  # then no cache may give it to others
+    response.headers["Cache-Control"] = f"{'private' if is_protected else 'public'}, max-age=60"
     return response
 
 
@@ -31,7 +32,7 @@ async def list_models(request: web.Request) -> web.Response:
     """Every public model name."""
     _authenticate(request)
     names = request.app[SERVICE].routes.names()
-    return _answer({"object": "list", "data": [_model(name) for name in names]})
+    return _answer(request, {"object": "list", "data": [_model(name) for name in names]})
 
 
 async def get_model(request: web.Request) -> web.Response:
@@ -41,4 +42,4 @@ async def get_model(request: web.Request) -> web.Response:
     route = request.app[SERVICE].routes.find(name)
     if route is None:
         raise model_not_found(name)
-    return _answer(_model(route.public))
+    return _answer(request, _model(route.public))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import msgspec
@@ -89,6 +89,8 @@ async def metrics(request: web.Request) -> web.Response:
 
 def _is_local(remote: str | None) -> bool:
     try:
-        return remote is not None and ip_address(remote).is_loopback
+        address = ip_address(remote or "")
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None  # on a socket for both families
+    return (mapped or address).is_loopback

@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pool.events import Fault, FaultKind, TextDelta, TurnEnd, TurnEvent, TurnRequest
+from scheduler.model import Abandoned, CutOff, Draining, Ended, Expired, Job, Outcome, Overrun, QueueFull
+from scheduler.observer import SchedulerObserver
+from scheduler.scheduler import Scheduler
+from scheduler.ticket import BUFFER_BYTES, Ticket
+from tests.support.fake_seats import INTERRUPTED, STOP, FakeSeats, FakeTurn
+from tests.support.virtual_time import START_AT, in_virtual_time, pass_time
+
+LOST = TurnEnd(fault=Fault(FaultKind.WORKER_LOST, "gone"))
+
+
+class Recording(SchedulerObserver):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.rejected: list[tuple[str, str]] = []
+        self.started: list[tuple[str, float]] = []
+        self.settled: list[tuple[str, Outcome, float, float]] = []
+
+    def job_rejected(self, job: Job, reason: str) -> None:
+        self.rejected.append((job.id, reason))
+
+    def turn_started(self, job: Job, waited_s: float) -> None:
+        self.started.append((job.id, waited_s))
+
+    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float) -> None:
+        self.settled.append((job.id, outcome, waited_s, ran_s))
+
+
+class House:
+    """A scheduler over fake seats, and what was seen of it."""
+
+    def __init__(self, *, seats: int = 1, limit: int = 10) -> None:
+        self.seats = FakeSeats(main=seats, other=0)
+        self.seen = Recording()
+        self.scheduler = Scheduler(self.seats, {"main": limit, "other": limit}, self.seen)
+        self.seats.on_freed = self.scheduler.seats_freed
+
+    def submit(self, name: str = "job", *, budget_s: float = 10.0, profile: str = "main") -> Ticket:
+        return self.scheduler.submit(Job(name, profile, "tenant", TurnRequest("m", name, ()), budget_s))
+
+    def running(self) -> list[str]:
+        """The names of the jobs whose turns were started, in order."""
+        return [turn.request.instructions for turn in self.seats.turns]
+
+    def check(self) -> None:
+        self.scheduler._state.validate()
+        assert set(self.scheduler._tickets) == set(self.scheduler._state._tickets)
+
+
+async def text_of(ticket: Ticket) -> str:
+    """The whole answer, read to its end."""
+    events: list[TurnEvent] = []
+    while more := await ticket.read():
+        events += more
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+# --- the normal course -----------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_job_gets_a_free_seat_at_once_and_its_answer_is_read_to_the_end() -> None:
+    house = House()
+    ticket = house.submit()
+    assert house.running() == ["job"]
+    house.seats.says(0, "Hel")
+    house.seats.says(0, "lo")
+    house.seats.finishes(0)
+    assert await text_of(ticket) == "Hello"
+    assert ticket.outcome == Ended(STOP)
+    house.check()
+
+
+@in_virtual_time
+async def test_those_who_wait_follow_in_order_as_seats_come_free() -> None:
+    house = House()
+    tickets = [house.submit(name) for name in ("one", "two", "three")]
+    assert house.running() == ["one"]
+    house.seats.ends(0)
+    assert house.running() == ["one"]
+    house.seats.frees("main")
+    assert house.running() == ["one", "two"]
+    house.seats.frees("main", 3)
+    assert house.running() == ["one", "two", "three"]
+    house.seats.finishes(1)
+    house.seats.finishes(2)
+    assert [ticket.outcome for ticket in tickets] == [Ended(STOP)] * 3
+    house.check()
+
+
+@in_virtual_time
+async def test_a_turn_that_fails_is_told_as_it_is() -> None:
+    house = House()
+    ticket = house.submit()
+    house.seats.ends(0, LOST)
+    assert ticket.outcome == Ended(LOST)
+
+
+@in_virtual_time
+async def test_the_observer_hears_how_long_it_took() -> None:
+    house = House()
+    house.submit("first")
+    house.submit("second")
+    await pass_time(3.0)
+    house.seats.finishes(0)
+    await pass_time(4.0)
+    house.seats.finishes(1)
+    assert house.seen.started == [("first", 0.0), ("second", 3.0)]
+    assert house.seen.settled == [("first", Ended(STOP), 0.0, 3.0), ("second", Ended(STOP), 3.0, 4.0)]
+
+
+# --- the door --------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_one_job_too_many_is_turned_away_and_nothing_of_it_is_kept() -> None:
+    house = House(limit=2)
+    for name in ("runs", "waits", "waits too"):
+        house.submit(name)
+    with pytest.raises(QueueFull) as caught:
+        house.submit("too many")
+    assert caught.value.retry_after_s > 0
+    assert house.seen.rejected == [("too many", "queue_full")]
+    house.seats.finishes(0)
+    house.submit("again")
+    house.check()
+
+
+@in_virtual_time
+async def test_without_places_to_wait_a_free_seat_is_still_good() -> None:
+    house = House(limit=0)
+    house.submit("runs")
+    with pytest.raises(QueueFull):
+        house.submit("waits")
+
+
+@in_virtual_time
+async def test_a_profile_that_has_no_seats_yet_lets_jobs_wait() -> None:
+    house = House()
+    ticket = house.submit(profile="other")
+    assert (house.running(), ticket.outcome) == ([], None)
+    house.seats.frees("other")
+    assert house.running() == ["job"]
+
+
+# --- deadlines -------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_job_that_gets_no_seat_in_its_time_is_told_on_the_dot() -> None:
+    house = House()
+    house.submit("runs")
+    ticket = house.submit("waits", budget_s=2.5)
+    assert await text_of(ticket) == ""
+    assert asyncio.get_running_loop().time() == START_AT + 2.5
+    assert isinstance(ticket.outcome, Expired)
+    assert ticket.outcome.waited_s == 2.5
+    assert house.seen.settled[-1][2:] == (2.5, 0.0)
+    house.check()
+
+
+@in_virtual_time
+async def test_each_waiting_job_has_its_own_deadline() -> None:
+    house = House()
+    house.submit("runs")
+    loop = asyncio.get_running_loop()
+    ends: dict[float, float] = {}
+
+    async def wait(budget_s: float) -> None:
+        await text_of(house.submit(f"{budget_s}", budget_s=budget_s))
+        ends[budget_s] = loop.time() - START_AT
+
+    async with asyncio.TaskGroup() as tasks:
+        for budget_s in (9.0, 3.0, 5.0, 3.5):
+            tasks.create_task(wait(budget_s))
+    assert ends == {3.0: 3.0, 3.5: 3.5, 5.0: 5.0, 9.0: 9.0}
+
+
+@in_virtual_time
+async def test_a_timer_that_comes_a_moment_too_early_is_set_again() -> None:
+    house = House()
+    house.submit("runs")
+    ticket = house.submit("waits", budget_s=2.5)
+    house.scheduler._on_timer()
+    assert ticket.outcome is None
+    await pass_time(2.5)
+    assert isinstance(ticket.outcome, Expired)
+
+
+@in_virtual_time
+async def test_a_job_that_runs_has_no_deadline_in_the_queue() -> None:
+    house = House()
+    ticket = house.submit(budget_s=1.0)
+    await pass_time(600.0)
+    assert ticket.outcome is None
+    assert house.scheduler._timer is None
+
+
+@in_virtual_time
+async def test_no_timer_is_left_when_nobody_waits() -> None:
+    house = House()
+    house.submit("runs")
+    house.submit("waits").abandon()
+    assert house.scheduler._timer is None
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_client_that_leaves_while_waiting_is_forgotten_at_once() -> None:
+    house = House()
+    house.submit("runs")
+    ticket = house.submit("waits")
+    ticket.abandon()
+    assert ticket.outcome == Abandoned()
+    house.seats.finishes(0)
+    assert house.running() == ["runs"]
+    house.check()
+
+
+@in_virtual_time
+async def test_a_client_that_leaves_while_running_has_its_turn_interrupted_once() -> None:
+    house = House()
+    ticket = house.submit()
+    ticket.abandon()
+    ticket.abandon()
+    assert house.seats.interrupted == [house.seats.turns[0].lease]
+    assert ticket.outcome == Abandoned()
+    assert not house.scheduler._state.is_idle()
+    house.seats.finishes(0, INTERRUPTED)
+    assert ticket.outcome == Abandoned()
+    assert [row[:2] for row in house.seen.settled] == [("job", Abandoned())]
+    house.check()
+
+
+@in_virtual_time
+async def test_the_seat_of_one_who_left_goes_to_the_next_when_the_worker_lets_go() -> None:
+    house = House()
+    first = house.submit("first")
+    house.submit("second")
+    first.abandon()
+    assert house.running() == ["first"]
+    house.seats.finishes(0, INTERRUPTED)
+    assert house.running() == ["first", "second"]
+
+
+@in_virtual_time
+async def test_leaving_after_the_end_changes_nothing() -> None:
+    house = House()
+    ticket = house.submit()
+    house.seats.finishes(0)
+    ticket.abandon()
+    assert ticket.outcome == Ended(STOP)
+    assert house.seats.interrupted == []
+
+
+@in_virtual_time
+async def test_a_client_cancelled_in_its_read_can_go_on_or_leave() -> None:
+    house = House()
+    ticket = house.submit()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await ticket.read()
+    house.seats.says(0, "still there")
+    assert await ticket.read() == [TextDelta("still there")]
+    ticket.abandon()
+    assert await ticket.read() == []
+
+
+# --- a client that does not read -------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_client_that_does_not_read_is_cut_off_and_its_turn_interrupted() -> None:
+    house = House()
+    ticket = house.submit()
+    for _ in range(3):
+        house.seats.says(0, "x" * (BUFFER_BYTES // 2))
+    assert ticket.outcome == Overrun()
+    assert len(house.seats.interrupted) == 1
+    house.seats.says(0, "dropped")
+    house.seats.finishes(0, INTERRUPTED)
+    assert "dropped" not in await text_of(ticket)
+    assert ticket.outcome == Overrun()
+    house.check()
+
+
+@in_virtual_time
+async def test_a_slow_client_is_nobody_elses_trouble() -> None:
+    house = House(seats=2)
+    slow, quick = house.submit("slow"), house.submit("quick")
+    house.seats.says(0, "x" * 2 * BUFFER_BYTES)
+    house.seats.says(1, "fine")
+    house.seats.finishes(1)
+    assert slow.outcome == Overrun()
+    assert (await text_of(quick), quick.outcome) == ("fine", Ended(STOP))
+
+
+# --- things that happen within things --------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_turn_may_end_in_the_very_moment_it_is_started() -> None:
+    house = House()
+
+    def refuse(turn: FakeTurn) -> None:
+        house.seats.finishes(len(house.seats.turns) - 1, LOST)
+
+    house.seats.at_start = refuse
+    tickets = [house.submit(name) for name in ("one", "two", "three")]
+    assert [ticket.outcome for ticket in tickets] == [Ended(LOST)] * 3
+    assert await text_of(tickets[0]) == ""
+    house.check()
+    assert house.scheduler._state.is_idle()
+
+
+@in_virtual_time
+async def test_turns_that_end_as_they_start_let_the_whole_backlog_through_without_recursion() -> None:
+    house = House(seats=0, limit=2000)
+    tickets = [house.submit(str(number)) for number in range(2000)]
+    house.seats.at_start = lambda _turn: house.seats.finishes(len(house.seats.turns) - 1)
+    house.seats.frees("main")
+    assert house.running() == [str(number) for number in range(2000)]
+    assert all(ticket.outcome == Ended(STOP) for ticket in tickets)
+
+
+@in_virtual_time
+async def test_an_interrupt_may_end_the_turn_in_the_same_moment() -> None:
+    house = House()
+    first, second = house.submit("first"), house.submit("second")
+    house.seats.at_interrupt = lambda turn: house.seats.finishes(house.seats.turns.index(turn), INTERRUPTED)
+    first.abandon()
+    assert (first.outcome, second.outcome) == (Abandoned(), None)
+    assert house.running() == ["first", "second"]
+    house.check()
+
+
+@in_virtual_time
+async def test_a_first_event_that_overflows_the_buffer_as_the_turn_starts_interrupts_it() -> None:
+    house = House()
+    house.seats.at_start = lambda turn: turn.sink.push(TextDelta("x" * 2 * BUFFER_BYTES))
+    ticket = house.submit()
+    assert ticket.outcome == Overrun()
+    assert len(house.seats.interrupted) == 1
+    house.check()
+
+
+@in_virtual_time
+async def test_all_who_were_interrupted_at_once_may_end_at_once() -> None:
+    house = House(seats=3)
+    tickets = [house.submit(str(number)) for number in range(5)]
+    house.seats.at_interrupt = lambda turn: house.seats.finishes(house.seats.turns.index(turn), INTERRUPTED)
+    house.scheduler.cut_off()
+    assert [ticket.outcome for ticket in tickets] == [CutOff()] * 5
+    assert len(house.seats.turns) == 3
+    house.check()
+    assert house.scheduler._state.is_idle()
+
+
+# --- the end ---------------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_drain_takes_nobody_new_and_finishes_what_is_there() -> None:
+    house = House()
+    tickets = [house.submit("runs"), house.submit("waits")]
+    house.scheduler.drain()
+    assert house.scheduler.is_draining
+    with pytest.raises(Draining):
+        house.submit("late")
+    assert house.seen.rejected == [("late", "draining")]
+    async with asyncio.TaskGroup() as tasks:
+        idle = tasks.create_task(house.scheduler.idle())
+        await pass_time(1.0)
+        house.seats.finishes(0)
+        await pass_time(1.0)
+        assert not idle.done()
+        house.seats.finishes(1)
+    assert [ticket.outcome for ticket in tickets] == [Ended(STOP)] * 2
+
+
+@in_virtual_time
+async def test_an_idle_scheduler_is_idle_at_once() -> None:
+    await House().scheduler.idle()
+
+
+@in_virtual_time
+async def test_a_cut_off_settles_everybody_and_is_idle_when_the_turns_are_over() -> None:
+    house = House()
+    tickets = [house.submit("runs"), house.submit("waits")]
+    house.scheduler.drain()
+    house.scheduler.cut_off()
+    assert [ticket.outcome for ticket in tickets] == [CutOff()] * 2
+    async with asyncio.TaskGroup() as tasks:
+        idle = tasks.create_task(house.scheduler.idle())
+        await pass_time(1.0)
+        assert not idle.done()
+        house.seats.finishes(0, INTERRUPTED)
+    house.check()
+
+
+@in_virtual_time
+async def test_the_numbers_tell_who_waits_and_who_runs() -> None:
+    house = House()
+    for name in ("one", "two", "three"):
+        house.submit(name)
+    main, other = house.scheduler.snapshot()
+    assert (main.profile, main.waiting, main.running) == ("main", 2, 1)
+    assert (other.profile, other.waiting, other.running) == ("other", 0, 0)

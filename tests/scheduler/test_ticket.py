@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
+from scheduler.model import Abandoned, Ended, Job, Overrun
+from scheduler.ticket import BUFFER_BYTES, EVENT_OVERHEAD_BYTES, Ticket
+from tests.support.virtual_time import in_virtual_time, pass_time
+
+JOB = Job("job-1", "main", "tenant", TurnRequest("m", "", ()), 10.0)
+END = Ended(TurnEnd(finish=Finish.STOP))
+
+
+class Told:
+    """What a ticket told the scheduler."""
+
+    def __init__(self) -> None:
+        self.ends: list[TurnEnd] = []
+        self.overflows: list[int] = []
+        self.abandons: list[int] = []
+
+
+def a_ticket() -> tuple[Ticket, Told]:
+    told = Told()
+    ticket = Ticket(
+        7,
+        JOB,
+        1000.0,
+        on_end=lambda ticket_id, end: told.ends.append(end) if ticket_id == 7 else None,
+        on_overflow=told.overflows.append,
+        on_abandon=told.abandons.append,
+    )
+    return ticket, told
+
+
+async def read_all(ticket: Ticket) -> list[TurnEvent]:
+    """What a reader gets, to the end."""
+    out: list[TurnEvent] = []
+    while events := await ticket.read():
+        out += events
+    return out
+
+
+@in_virtual_time
+async def test_what_was_pushed_is_read_in_order_and_in_one_go() -> None:
+    ticket, _ = a_ticket()
+    events: list[TurnEvent] = [TextDelta("a"), ReasoningDelta("b"), ToolCall("c", "f", "{}")]
+    for event in events:
+        ticket.push(event)
+    assert await ticket.read() == events
+
+
+@in_virtual_time
+async def test_a_reader_waits_for_the_first_event() -> None:
+    ticket, _ = a_ticket()
+    async with asyncio.TaskGroup() as tasks:
+        reader = tasks.create_task(ticket.read())
+        await pass_time(5.0)
+        assert not reader.done()
+        ticket.push(TextDelta("a"))
+        ticket.push(TextDelta("b"))
+    assert reader.result() == [TextDelta("a"), TextDelta("b")]
+
+
+@in_virtual_time
+async def test_a_reader_waits_for_the_outcome_and_gets_what_came_before_it() -> None:
+    ticket, _ = a_ticket()
+    async with asyncio.TaskGroup() as tasks:
+        reader = tasks.create_task(read_all(ticket))
+        await pass_time(1.0)
+        ticket.push(TextDelta("a"))
+        ticket.settle(END)
+    assert reader.result() == [TextDelta("a")]
+    assert ticket.outcome == END
+    assert await ticket.read() == []
+
+
+@in_virtual_time
+async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
+    ticket, _ = a_ticket()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await ticket.read()
+    ticket.push(TextDelta("a"))
+    assert await ticket.read() == [TextDelta("a")]
+
+
+@in_virtual_time
+async def test_a_reader_cancelled_in_the_moment_an_event_comes_loses_nothing() -> None:
+    ticket, _ = a_ticket()
+    async with asyncio.TaskGroup() as tasks:
+        reader = tasks.create_task(ticket.read())
+        await pass_time(1.0)
+        ticket.push(TextDelta("a"))
+        reader.cancel()
+    assert reader.cancelled()
+    ticket.push(TextDelta("b"))
+    assert await ticket.read() == [TextDelta("a"), TextDelta("b")]
+
+
+def a_call(text: str) -> TurnEvent:
+    return ToolCall("call_1", "f", text)
+
+
+@pytest.mark.parametrize("event", [TextDelta, ReasoningDelta, a_call])
+def test_a_full_buffer_is_told(event: Callable[[str], TurnEvent]) -> None:
+    ticket, told = a_ticket()
+    piece = BUFFER_BYTES // 4 - EVENT_OVERHEAD_BYTES
+    for _ in range(4):
+        ticket.push(event("x" * piece))
+    assert told.overflows == []
+    ticket.push(event(""))
+    assert told.overflows == [7]
+
+
+def test_many_small_events_fill_the_buffer_too() -> None:
+    ticket, told = a_ticket()
+    for _ in range(BUFFER_BYTES // EVENT_OVERHEAD_BYTES):
+        ticket.push(TextDelta(""))
+    assert told.overflows == []
+    ticket.push(TextDelta(""))
+    assert told.overflows == [7]
+
+
+@in_virtual_time
+async def test_reading_empties_the_buffer() -> None:
+    ticket, told = a_ticket()
+    for _ in range(10):
+        ticket.push(TextDelta("x" * (BUFFER_BYTES // 2)))
+        await ticket.read()
+    assert told.overflows == []
+
+
+@in_virtual_time
+async def test_what_comes_after_the_outcome_is_dropped() -> None:
+    ticket, told = a_ticket()
+    ticket.push(TextDelta("before"))
+    ticket.settle(Abandoned())
+    ticket.push(TextDelta("after"))
+    ticket.push(TextDelta("x" * 2 * BUFFER_BYTES))
+    assert await read_all(ticket) == [TextDelta("before")]
+    assert told.overflows == []
+
+
+def test_the_first_outcome_stays() -> None:
+    ticket, _ = a_ticket()
+    ticket.settle(Overrun())
+    ticket.settle(END)
+    assert ticket.outcome == Overrun()
+
+
+def test_the_ticket_tells_its_own_id() -> None:
+    ticket, told = a_ticket()
+    ticket.end(END.end)
+    ticket.abandon()
+    ticket.abandon()
+    assert (told.ends, told.abandons) == ([END.end], [7, 7])
+    assert ticket.outcome is None

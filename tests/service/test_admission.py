@@ -1,0 +1,158 @@
+"""Keys are known by their hashes, compared all, and each is held to its own contract."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Any
+
+import pytest
+from aiolimiter import AsyncLimiter
+
+from service.admission import Keyring
+from service.api.errors import ApiError
+from service.settings import Settings
+from tests.support.virtual_time import in_virtual_time, pass_time
+
+ALICE, BOB, ENVIRONMENT = "alices-key-0123456789-abcdef", "bobs-key-0123456789-abcdefgh", "the-key-from-the-environment"
+
+
+def keyring(**limits: int) -> Keyring:
+    """Alice and Bob, held to `limits` by name, and one key from the environment."""
+    keys = [
+        {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "requests_per_minute": limits.get(name)}
+        for name, key in (("alice", ALICE), ("bob", BOB))
+    ]
+    settings: dict[str, Any] = {"keys": keys, "api_key": ENVIRONMENT}
+    return Keyring(Settings(**settings))
+
+
+def bearer(key: str) -> str:
+    return f"Bearer {key}"
+
+
+@pytest.mark.parametrize(("key", "tenant"), [(ALICE, "alice"), (BOB, "bob"), (ENVIRONMENT, "default")])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_key_is_known_by_the_name_of_who_is_charged(key: str, tenant: str, scheme: str) -> None:
+    assert keyring().tenant(f"{scheme} {key}") == tenant
+    assert keyring().tenant(f"{scheme}   {key} ") == tenant
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        " ",
+        "Bearer",
+        "Bearer ",
+        ALICE,
+        f"Basic {ALICE}",
+        f"Bearer {ALICE[:-1]}",
+        f"Bearer {ALICE}x",
+        f"Bearer {ALICE.upper()}",
+        f"Bearer {hashlib.sha256(ALICE.encode()).hexdigest()}",
+        f"Bearer {ALICE} {BOB}",
+        "Bearer \udcff\udcfe",
+        "Bearer 钥匙",
+        "Bearer " + "x" * 1_000_000,
+    ],
+)
+def test_anything_else_is_refused_in_one_way(authorization: str | None) -> None:
+    with pytest.raises(ApiError) as caught:
+        keyring().tenant(authorization)
+    error = caught.value
+    assert (error.status, error.type, error.code) == (401, "authentication_error", "invalid_api_key")
+    assert error.message == "unauthorized"
+    assert error.all_headers()["WWW-Authenticate"] == "Bearer realm=api"
+
+
+def test_no_key_at_all_lets_nobody_in() -> None:
+    with pytest.raises(ApiError):
+        Keyring(Settings()).tenant("Bearer ")
+
+
+def test_every_hash_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+    genuine = hmac.compare_digest
+
+    def compare(known: bytes, given: bytes) -> bool:
+        compared.append(known)
+        return genuine(known, given)
+
+    ring = keyring()
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    for key in (ALICE, BOB, ENVIRONMENT):
+        compared.clear()
+        ring.tenant(bearer(key))
+        assert len(compared) == 3
+
+
+async def refusal(ring: Keyring, key: str) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        await ring.admit(bearer(key))
+    return caught.value
+
+
+@in_virtual_time
+async def test_a_contract_is_so_many_requests_a_minute() -> None:
+    ring = keyring(alice=3)
+    for _ in range(3):
+        assert await ring.admit(bearer(ALICE)) == "alice"
+    error = await refusal(ring, ALICE)
+    assert (error.status, error.type, error.code) == (429, "rate_limit_error", "rate_limited")
+    assert error.retryable is True
+    assert error.retry_after_s == pytest.approx(20.0)
+
+
+@in_virtual_time
+async def test_the_promised_wait_is_long_enough() -> None:
+    ring = keyring(alice=3)
+    for _ in range(3):
+        await ring.admit(bearer(ALICE))
+    for _ in range(5):
+        wait_s = (await refusal(ring, ALICE)).retry_after_s
+        assert wait_s is not None
+        await pass_time(wait_s)
+        assert await ring.admit(bearer(ALICE)) == "alice"
+
+
+@in_virtual_time
+async def test_a_refused_request_costs_nothing() -> None:
+    ring = keyring(alice=1)
+    await ring.admit(bearer(ALICE))
+    for _ in range(100):
+        await refusal(ring, ALICE)
+    await pass_time(60.0)
+    assert await ring.admit(bearer(ALICE)) == "alice"
+
+
+@in_virtual_time
+async def test_a_minute_of_rest_gives_the_whole_contract_back_and_no_more() -> None:
+    ring = keyring(alice=3)
+    await pass_time(600.0)
+    for _ in range(2):
+        for _ in range(3):
+            await ring.admit(bearer(ALICE))
+        await refusal(ring, ALICE)
+        await pass_time(60.0)
+
+
+@in_virtual_time
+async def test_one_keys_contract_is_not_anothers() -> None:
+    ring = keyring(alice=1, bob=2)
+    await ring.admit(bearer(ALICE))
+    await refusal(ring, ALICE)
+    assert await ring.admit(bearer(BOB)) == "bob"
+    for _ in range(1000):
+        assert await ring.admit(bearer(ENVIRONMENT)) == "default"
+
+
+@in_virtual_time
+async def test_a_wrong_key_costs_no_limiter_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = keyring(alice=1)
+    monkeypatch.setattr(AsyncLimiter, "acquire", None)
+    for key in (ALICE[:-1], "alice", ""):
+        with pytest.raises(ApiError) as caught:
+            await ring.admit(bearer(key))
+        assert caught.value.status == 401

@@ -1,0 +1,350 @@
+"""What is logged and counted: facts in closed sets of words, and never a prompt or an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from prometheus_client import CollectorRegistry
+
+from loadtest.fake_app_server import write_launcher
+from pool.events import Fault, FaultKind, Finish, TextDelta, ToolCall, TurnEnd, TurnRequest, Usage
+from pool.observer import WorkerExit
+from pool.worker_state import WorkerId, WorkerState
+from scheduler.model import Abandoned, CutOff, Ended, Expired, Job, Outcome, Overrun
+from service.observability import Observability, error_fields, outcome_label
+from tests.service.conftest import Log
+from tests.support.services import AUTHORIZED, KEY, RunningService, body, running_service, scripted, until
+
+CHAT = "/v1/chat/completions"
+MARK = "zanzibar"
+"""In every prompt, answer and system text of these tests; nothing else says it."""
+
+SLOW = scripted(chunks=[f"{MARK} "], repeat=100_000, interval_s=0.01)
+WORKER = WorkerId("default", 0, 1)
+
+
+# --- the log -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_is_one_line_of_facts(api: RunningService, log: Log) -> None:
+    usage = {"input_tokens": 100, "output_tokens": 20}
+    answer = await api.chat(scripted(text="x", usage=usage), stream=True)
+    await until(lambda: log.of("request.answered"))
+    (line,) = log.of("request.answered")
+    assert line.pop("seconds") >= line.pop("first_text_s") > 0
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "request.answered",
+        "level": "info",
+        "request_id": answer.headers["x-request-id"],
+        "route": CHAT,
+        "status": 200,
+        "tenant": "default",
+        "model": "codex-5",
+        "profile": "default",
+        "stream": True,
+        "outcome": "stop",
+        "worker": "default/0.1",
+        "input_tokens": 100,
+        "output_tokens": 20,
+    }
+
+
+async def test_a_refused_request_is_one_line_with_its_code(api: RunningService, log: Log) -> None:
+    await api.chat(model="nobody")
+    await api.post(b"{}", headers={"Authorization": "Bearer wrong"})
+    await api.get("/nowhere")
+    lines = log.of("request.answered")
+    assert [(line["route"], line["status"], line["code"]) for line in lines] == [
+        (CHAT, 404, "model_not_found"),
+        (CHAT, 401, "invalid_api_key"),
+        ("unknown", 404, "unknown_url"),
+    ]
+    assert [line.get("tenant") for line in lines] == ["default", None, None]
+
+
+async def test_what_machines_ask_every_few_seconds_is_not_logged(api: RunningService, log: Log) -> None:
+    for path in ("/healthz", "/readyz", "/livez", "/metrics"):
+        await api.get(path)
+    assert log.raw == ""
+
+
+async def test_no_line_holds_a_prompt_an_answer_or_a_key(tmp_path: Path, log: Log) -> None:
+    limits = {"idle_s": 0.3, "start_s": 0.3}
+    async with running_service(tmp_path, limits=limits, profile={"workers": 2}) as api:
+        await _go_through_every_ending(api)
+        await until(lambda: len(log.of("request.answered")) == 17)
+        await api.until_at_rest()
+    codes = [line.get("code") or line.get("outcome") for line in log.of("request.answered")]
+    assert len(set(codes)) >= 10, codes
+    assert MARK not in log.raw
+    assert MARK.upper() not in log.raw
+    for secret in (KEY, KEY[3:], "a-wrong-key-that-nobody-may-read"):
+        assert secret not in log.raw
+
+
+async def _go_through_every_ending(api: RunningService) -> None:
+    system = {"role": "system", "content": f"You speak of {MARK}."}
+    error = {"message": f"no {MARK} today"}
+    for directive in (
+        {"text": f"{MARK}!"},
+        {"echo": True},
+        {"reasoning": f"{MARK}?", "text": f"{MARK}!"},
+        {"status": 400, "error": error},
+        {"status": 500, "error": error},
+        {"text": MARK, "failed": {"code": "server_error", "message": f"no {MARK}"}},
+        {"text": MARK, "hang": "middle"},
+        {"text": MARK, "exit": 3},
+        {"text": MARK, "lose_reply": "turn/start", "hang": "first"},
+        {"text": MARK, "unknown field": MARK},
+    ):
+        prompt = f"Tell me of {MARK}. {scripted(**directive)}"
+        await api.chat(messages=[system, {"role": "user", "content": prompt}], stream="text" in directive)
+    await api.post(json.dumps(body(MARK)).encode()[:-1])
+    await api.post(f'{{"model": "{MARK}", "messages": "{MARK}"}}'.encode())
+    await api.chat(MARK, model=MARK)
+    await api.post(json.dumps(body(MARK, **{MARK: MARK})).encode())
+    await api.get(f"/{MARK}?{MARK}={MARK}", headers={"User-Agent": MARK, "Authorization": f"Bearer {MARK}"})
+    await api.chat(MARK, headers={"Authorization": "Bearer a-wrong-key-that-nobody-may-read"})
+    leaving = await api.begin(SLOW)
+    await leaving.content.readany()
+    leaving.close()
+
+
+async def test_a_bugs_message_is_not_logged_for_it_may_quote_a_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    def broken(*_args: Any, **_kwargs: Any) -> None:
+        raise ValueError(MARK)
+
+    async with running_service(tmp_path, bugs=2) as api:
+        with monkeypatch.context() as patch:
+            patch.setattr("service.handlers.chat.to_turn", broken)
+            assert (await api.chat()).status == 500
+        with monkeypatch.context() as patch:
+            patch.setattr("service.encode.sse.ChatStream.finish", broken)
+            assert (await api.chat(stream=True)).status == 200
+    failed = log.of("handler.failed")
+    assert [line["error"] for line in failed] == ["ValueError", "ValueError"]
+    assert [line["level"] for line in failed] == ["error", "error"]
+    assert [line["route"] for line in failed] == [CHAT, CHAT]
+    assert "broken" in failed[0]["where"][-1]
+    assert MARK not in log.raw
+
+
+async def test_a_bug_in_a_workers_reader_costs_that_worker_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    def broken(*_args: Any) -> None:
+        raise ValueError(MARK)
+
+    async with running_service(tmp_path, bugs=1, profile={"workers": 2}) as api:
+        with monkeypatch.context() as patch:
+            patch.setattr("pool.turn.Turn.on_notification", broken)
+            async with asyncio.timeout(5):
+                answer = await api.chat(MARK)
+        assert (answer.status, answer.code) == (503, "worker_lost")
+        assert (await api.chat()).status == 200
+        await api.until_at_rest()
+        assert api.counted("bugs_total", where="worker") == 1
+    (line,) = log.of("bug.found")
+    assert (line["error"], line["level"]) == ("ValueError", "error")
+    assert MARK not in log.raw
+
+
+async def test_clients_that_misbehave_are_nothing_a_human_should_look_at(tmp_path: Path, log: Log) -> None:
+    async with running_service(tmp_path, server={"write_timeout_s": 0.2, "body_timeout_s": 0.2}) as api:
+        asked = json.dumps(body(scripted(chunks=["x" * 1000], repeat=60_000), stream=True)).encode()
+        head = f"POST {CHAT} HTTP/1.1\nHost: x\nAuthorization: {AUTHORIZED['Authorization']}\n"
+        _, deaf = await api.raw(f"{head}Content-Length: {len(asked)}\n\n", asked)
+        _, slow = await api.raw(f"{head}Content-Length: 100\n\n", b"{")
+        _, broken = await api.raw(f"{head}Content-Length: 100\n\n", b"{")
+        broken.close()
+        leaving = await api.begin(SLOW)
+        await leaving.content.readany()
+        leaving.close()
+        gone = await api.begin(SLOW)
+        gone.connection.transport.abort()  # type: ignore[union-attr]
+        await api.post(b"\xff", headers={"Content-Encoding": "gzip"})
+        await until(lambda: len(log.of("request.answered")) == 6)
+        await api.until_at_rest()
+        deaf.close()
+        slow.close()
+    assert sorted(line["status"] for line in log.of("request.answered")) == [400, 408, 499, 499, 499, 499]
+    assert [line for line in log.lines if line["level"] in ("error", "critical")] == []
+    assert log.of("library.logged") == []
+
+
+async def test_a_lost_worker_is_a_warning_and_an_ordinary_end_is_not(tmp_path: Path, log: Log) -> None:
+    async with running_service(tmp_path) as api:
+        (pid,) = api.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: api.worker_pids() and api.worker_pids() != {pid})
+        await api.until_at_rest()
+    first, last = log.of("worker.exited")
+    assert (first["level"], first["worker"], first["code"]) == ("warning", "default/0.1", -9)
+    assert first["reason"] == "it was killed by signal 9"
+    assert (last["level"], last["worker"], last["code"]) == ("info", "default/0.2", 0)
+    assert [line["version"] for line in log.of("worker.booted")] == ["0.163.0", "0.163.0"]
+
+
+async def test_a_boot_that_fails_is_an_error_line(tmp_path: Path, log: Log) -> None:
+    sick = {"codex_bin": write_launcher(tmp_path / "sick", "--initialize", "error"), "anonymous": True, "workers": 1}
+    async with running_service(tmp_path, others={"sick": sick}) as api:
+        await until(lambda: log.of("worker.boot_failed"))
+        assert api.counted("worker_boots_total", profile="sick", result="failed") >= 1
+    line = log.of("worker.boot_failed")[0]
+    assert line["level"] == "error"
+    assert line["worker"].startswith("sick/0.")
+    assert line["reason"].startswith("initialize was refused")
+
+
+def quote_a_prompt() -> None:
+    raise ValueError(MARK)
+
+
+def test_what_libraries_log_becomes_lines_like_ours(log: Log) -> None:
+    try:
+        quote_a_prompt()
+    except ValueError:
+        logging.getLogger("some.library").exception("It broke for %s", "a reason")
+    logging.getLogger("some.library").info("Nothing to see.")
+    (line,) = log.lines
+    assert (line["event"], line["level"], line["logger"]) == ("library.logged", "error", "some.library")
+    assert (line["message"], line["error"]) == ("It broke for a reason", "ValueError")
+    assert line["where"][-1].endswith("quote_a_prompt")
+    assert MARK not in log.raw
+
+
+async def test_a_failed_task_that_asyncio_reports_is_logged_without_its_message(log: Log) -> None:
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    future.set_exception(ValueError(MARK))
+    loop.call_exception_handler(
+        {"message": "It was never retrieved", "future": future, "exception": future.exception()}
+    )
+    (line,) = log.lines
+    assert (line["logger"], line["error"]) == ("asyncio", "ValueError")
+    assert MARK not in log.raw
+
+
+def test_an_error_is_told_by_its_type_and_place() -> None:
+    assert error_fields(None) == {}
+    with pytest.raises(ValueError, match=MARK) as caught:
+        quote_a_prompt()
+    fields = error_fields(caught.value)
+    assert fields["error"] == "ValueError"
+    assert fields["where"][-1].endswith("quote_a_prompt")
+    assert MARK not in json.dumps(fields)
+
+
+# --- the numbers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "label"),
+    [
+        (Ended(TurnEnd(finish=Finish.STOP)), "stop"),
+        (Ended(TurnEnd(finish=Finish.INTERRUPTED)), "interrupted"),
+        (Ended(TurnEnd(fault=Fault(FaultKind.WORKER_LOST, MARK))), "worker_lost"),
+        (Expired(1.0, 2.0), "queue_timeout"),
+        (Abandoned(), "abandoned"),
+        (Overrun(), "slow_client"),
+        (CutOff(), "cut_off"),
+    ],
+)
+def test_an_outcome_is_one_word(outcome: Outcome, label: str) -> None:
+    assert outcome_label(outcome) == label
+
+
+def a_job() -> Job:
+    return Job("req_1", "default", "alice", TurnRequest("m", "", ()), 1.0)
+
+
+def test_every_fact_is_counted_where_the_table_says() -> None:
+    registry = CollectorRegistry()
+    watching = Observability(registry)
+    watching.request_answered("/x", 200, 0.5)
+    watching.first_text("default", 0.5)
+    watching.handler_failed("/x", ValueError(MARK))
+    watching.job_rejected(a_job(), "queue_full")
+    watching.ticket_settled(a_job(), Ended(TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 0, 5, 2))), 1.0, 2.0)
+    watching.ticket_settled(a_job(), Abandoned(), 3.0, 0.0)
+    watching.worker_moved(WORKER, WorkerState.STARTING, WorkerState.READY)
+    watching.worker_booted(WORKER, "0.163.0", 0.5)
+    watching.boot_failed(WORKER, "a reason")
+    watching.worker_exited(WorkerExit(WORKER, "a reason", -9, "its last words"))
+    watching.worker_exited(WorkerExit(WORKER, "a reason", None, ""))
+    watching.frames_counted({"frames": 7, "garbage": 0})
+    watching.bug_found("default/0.1", ValueError(MARK))
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if not sample.name.endswith(("_bucket", "_created"))
+    }
+    default = ("default",)
+    expected = {
+        ("http_requests_total", "/x", "200"): 1,
+        ("http_request_seconds_count", "/x"): 1,
+        ("http_request_seconds_sum", "/x"): 0.5,
+        ("first_token_seconds_count", *default): 1,
+        ("first_token_seconds_sum", *default): 0.5,
+        ("rejected_total", *default, "queue_full"): 1,
+        ("turns_total", *default, "stop"): 1,
+        ("turns_total", *default, "abandoned"): 1,
+        ("queue_wait_seconds_count", *default): 2,
+        ("queue_wait_seconds_sum", *default): 4.0,
+        ("turn_seconds_count", *default): 2,
+        ("turn_seconds_sum", *default): 2.0,
+        ("tokens_total", *default, "input"): 10,
+        ("tokens_total", *default, "cached_input"): 4,
+        ("tokens_total", *default, "output"): 5,
+        ("tokens_total", *default, "reasoning_output"): 2,
+        ("worker_transitions_total", *default, "starting", "ready"): 1,
+        ("worker_boots_total", *default, "ready"): 1,
+        ("worker_boots_total", *default, "failed"): 1,
+        ("worker_boot_seconds_count", *default): 1,
+        ("worker_boot_seconds_sum", *default): 0.5,
+        ("worker_exits_total", *default, "-9"): 1,
+        ("worker_exits_total", *default, "none"): 1,
+        ("frames_total", "frames"): 7,
+        ("bugs_total", "http"): 1,
+        ("bugs_total", "worker"): 1,
+    }
+    assert values == {(f"codex_completions_{name}", *labels): value for (name, *labels), value in expected.items()}
+
+
+def test_closing_makes_room_for_the_next() -> None:
+    registry = CollectorRegistry()
+    first = Observability(registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        Observability(registry)
+    first.close()
+    assert list(registry.collect()) == []
+    Observability(registry).close()
+
+
+def test_the_version_in_the_fingerprint_is_the_last_that_booted() -> None:
+    watching = Observability(CollectorRegistry())
+    watching.worker_booted(WORKER, "0.162.0", 0.1)
+    watching.worker_booted(WORKER, "0.163.0", 0.1)
+    assert watching.versions == {"default": "0.163.0"}
+    watching.worker_exited(WorkerExit(WORKER, "it exited with code 1", 1, ""))
+    assert watching.last_exit == {"code": 1, "reason": "it exited with code 1"}
+
+
+def test_lines_below_the_level_are_not_written(log: Log) -> None:
+    log.configure("warning")
+    structlog.get_logger().info("thing.happened")
+    structlog.get_logger().warning("thing.coped", text=TextDelta("x"), call=ToolCall("1", "f", "{}"))
+    (line,) = log.lines
+    assert line["event"] == "thing.coped"

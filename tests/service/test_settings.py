@@ -1,0 +1,518 @@
+"""One file and the environment, parsed once: what is wrong is refused in one line that names the place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pool.errors import ConfigurationError
+from pool.profile import Credentials
+from pool.turn import TurnLimits
+from service.routing import Routes
+from service.settings import Settings, load, profiles, refuse_weak_key
+
+KEY = "a-key-that-is-strong-enough-0123456789"
+HASH = hashlib.sha256(KEY.encode()).hexdigest()
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A configuration file with this text."""
+
+    def write_file(text: str) -> Path:
+        path = tmp_path / "service.toml"
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+def refusal(path: Path | None, environ: dict[str, str]) -> str:
+    """Why these settings are not taken: one line."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, environ)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_file_and_an_environment_there_are_defaults() -> None:
+    settings = load(None, {})
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 11435)
+    assert settings.profiles.keys() == {"default"}
+    assert settings.key_hashes() == {}
+
+
+def test_the_environment_wins_over_the_file_name_by_name(write: Write) -> None:
+    path = write("[server]\nport = 1000\nhost = '::1'\n[profiles.default]\nworkers = 3\nslots = 2\n")
+    environ = {
+        "CODEX_COMPLETIONS_SERVER__PORT": "2000",
+        "CODEX_COMPLETIONS_PROFILES__DEFAULT__WORKERS": "5",
+        "CODEX_COMPLETIONS_LOG__LEVEL": "debug",
+        "PATH": "/bin",
+        "CODEX_HOME": "/nowhere",
+    }
+    settings = load(path, environ)
+    assert (settings.server.port, settings.server.host) == (2000, "::1")
+    assert (settings.profiles["default"].workers, settings.profiles["default"].slots) == (5, 2)
+    assert settings.log.level == "debug"
+
+
+def test_a_list_in_the_environment_is_json() -> None:
+    keys = json.dumps([{"name": "alice", "sha256": HASH, "requests_per_minute": 60}])
+    settings = load(None, {"CODEX_COMPLETIONS_KEYS": keys})
+    assert settings.key_hashes() == {"alice": bytes.fromhex(HASH)}
+    assert settings.keys[0].requests_per_minute == 60
+
+
+def test_nothing_is_read_from_the_process_behind_our_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEX_COMPLETIONS_SERVER__PORT", "2000")
+    monkeypatch.setenv("CODEX_COMPLETIONS_API_KEY", "weak")
+    assert load(None, {}).server.port == 11435
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("PORT", "2000", lambda settings: settings.server.port == 2000),
+        ("PROXY_HOST", "0.0.0.0", lambda settings: settings.server.host == "0.0.0.0"),  # noqa: S104 - only parsed
+        ("PROXY_PROTECT_MODELS", "true", lambda settings: settings.server.protect_models),
+        ("PROXY_API_KEY", KEY, lambda settings: settings.key_hashes() == {"default": bytes.fromhex(HASH)}),
+        ("PROXY_USE_APP_SERVER", "true", lambda settings: settings == load(None, {})),
+    ],
+)
+def test_a_name_of_the_predecessor_means_what_it_meant(name: str, value: str, read: Callable[[Settings], bool]) -> None:
+    assert read(load(None, {name: value}))
+
+
+def test_our_own_name_wins_over_the_predecessors() -> None:
+    assert load(None, {"PORT": "2000", "CODEX_COMPLETIONS_SERVER__PORT": "3000"}).server.port == 3000
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("prot = 1", "prot: unknown setting"),
+        ("[server]\nprot = 1", "server.prot: unknown setting"),
+        ("[serve]\nport = 1", "serve: unknown setting"),
+        ("[profiles.default]\nworker = 1", "profiles.default.worker: unknown setting"),
+        ("[profiles.default.limits]\nidle = 1", "profiles.default.limits.idle: unknown setting"),
+        ("[models.x]\nprofil = 'default'", "models.x.profil: unknown setting"),
+        ("[[keys]]\nname = 'a'\nkey = 'b'", "keys.0.sha256"),
+        ("[server]\nport = 70000", "server.port"),
+        ("[server]\nport = 'x'", "server.port"),
+        ("[server]\ndrain_timeout_s = 0", "server.drain_timeout_s"),
+        ("[server]\nbody_timeout_s = inf", "server.body_timeout_s"),
+        ("[server]\nbody_timeout_s = nan", "server.body_timeout_s"),
+        ("[server]\nmax_body_bytes = 100000000", "server.max_body_bytes"),
+        ("[log]\nlevel = 'loud'", "log.level"),
+        ("[profiles.default]\nslots = 11", "profiles.default.slots"),
+        ("[profiles.default]\nworkers = 0", "profiles.default.workers"),
+        ("[profiles.default]\nbase_url = 'ftp://x'", "profiles.default.base_url"),
+        ("[profiles.default]\nanonymous = true\nenv_key = 'X'", "profiles.default: set one of"),
+        ("[profiles.'../x']\nanonymous = true", "profiles.../x"),
+        ("profiles = {}", "profiles"),
+        ("models = {}", "models"),
+        ("[models.x]\nprofile = 'absent'", "models.x: there is no profile 'absent'"),
+        ("[models.x]\neffort = 'huge'", "models.x.effort"),
+        ("[models.Big]\n[models.big]", "models: names must differ in more than upper and lower case"),
+        ("[[keys]]\nname = 'a'\nsha256 = 'abc'", "keys.0.sha256"),
+        (f"[[keys]]\nname = 'a b'\nsha256 = '{HASH}'", "keys.0.name"),
+        (f"[[keys]]\nname = 'a'\nsha256 = '{HASH}'\nrequests_per_minute = 0", "keys.0.requests_per_minute"),
+        (
+            f"[[keys]]\nname='a'\nsha256='{HASH}'\n[[keys]]\nname='a'\nsha256='{'0' * 64}'",
+            "keys: every key needs a name",
+        ),
+        ("[server\nport = 1", "line 1"),
+        ("port = 1\nport = 2", "Cannot overwrite a value"),
+        (f"api_key = '{KEY}'", "api_key: no clear-text key in a file"),
+        (f"[profiles.default]\napi_key = '{KEY}'", "profiles.default.api_key: unknown setting"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_file_and_place(write: Write, text: str, place: str) -> None:
+    path = write(text)
+    message = refusal(path, {})
+    assert message.startswith(f"{path}: ")
+    assert place in message
+    assert KEY not in message
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"CODEX_COMPLETIONS_PROT": "1"}, "CODEX_COMPLETIONS_PROT: unknown setting"),
+        ({"CODEX_COMPLETIONS_SERVER__PROT": "1"}, "server.prot: unknown setting"),
+        ({"CODEX_COMPLETIONS_SERVER": "not JSON"}, "server"),
+        ({"CODEX_COMPLETIONS_KEYS": "[{"}, "keys"),
+        ({"CODEX_COMPLETIONS_SERVER__PORT": "http"}, "server.port"),
+        ({"CODEX_COMPLETIONS_API_KEY": "weak"}, "api_key: the key is too weak"),
+        ({"PROXY_API_KEY": "codex-local-secret"}, "api_key: the key is too weak"),
+        ({"PORT": "http"}, "server.port"),
+        ({"PROXY_USE_APP_SERVER": "false"}, "PROXY_USE_APP_SERVER: the app-server is the only backend"),
+        ({"PROXY_WORKER_COUNT": "4"}, "PROXY_WORKER_COUNT: set workers"),
+        ({"PROXY_LOG_PROTO": "1"}, "PROXY_LOG_PROTO: `codex proto` is gone"),
+        ({"PROTO_LOG_PATH": "/tmp/x"}, "PROTO_LOG_PATH: `codex proto` is gone"),  # noqa: S108 - only a name
+    ],
+)
+def test_a_mistake_in_the_environment_is_one_line_with_its_place(environ: dict[str, str], place: str) -> None:
+    message = refusal(None, environ)
+    assert place in message
+    assert environ.get("PROXY_API_KEY", "a clear-text key") not in message
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "absent.toml", {}) == f"{tmp_path}/absent.toml: No such file or directory"
+    assert "Is a directory" in refusal(tmp_path, {})
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "service.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert refusal(path, {}).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "is_strong"),
+    [
+        (KEY, True),
+        ("abcdefghij" + "a" * 14, True),
+        ("abcdefghij" + "a" * 13, False),
+        ("abcdefghi" + "a" * 30, False),
+        ("", False),
+        ("codex-local-secret", False),
+        ("x" * 1000, False),
+    ],
+)
+def test_a_key_that_could_be_guessed_is_refused(key: str, is_strong: bool) -> None:
+    if is_strong:
+        refuse_weak_key(key)
+        return
+    with pytest.raises(ValueError, match="too weak"):
+        refuse_weak_key(key)
+
+
+@pytest.mark.parametrize("known", ["", "codex-local-secret", "changeme", "password", "sk-test"])
+def test_the_hash_of_a_key_that_everybody_knows_is_refused(write: Write, known: str) -> None:
+    digest = hashlib.sha256(known.encode()).hexdigest()
+    assert "everybody knows" in refusal(write(f"[[keys]]\nname = 'a'\nsha256 = '{digest}'"), {})
+
+
+def test_a_key_is_shown_nowhere() -> None:
+    settings = load(None, {"CODEX_COMPLETIONS_API_KEY": KEY})
+    assert KEY not in repr(settings)
+    assert KEY not in settings.model_dump_json()
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load(None, {})
+    with pytest.raises(ValidationError):
+        settings.server.port = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.server = settings.server  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),  # noqa: S104 - only read
+        ("::", False),
+        ("192.0.2.1", False),
+        ("example.com", False),
+    ],
+)
+def test_loopback_is_known(host: str, is_loopback: bool) -> None:
+    assert load(None, {"PROXY_HOST": host}).server.is_loopback is is_loopback
+
+
+# --- the schema --------------------------------------------------------------------------------------------------
+
+EXAMPLE = f"""
+state_dir = "/tmp/x"
+
+[server]
+port = 0
+keepalive_s = 0.5
+max_prompt_chars = 100
+
+[log]
+level = "warning"
+
+[[keys]]
+name = "alice"
+sha256 = "{HASH}"
+requests_per_minute = 60
+
+[[keys]]
+name = "bob"
+sha256 = "{"0" * 64}"
+
+[profiles.default]
+base_url = "http://localhost:1/v1"
+anonymous = true
+models = ["a", "b"]
+codex_bin = "/bin/codex"
+pass_env = ["HTTPS_PROXY"]
+
+[profiles.default.limits]
+idle_s = 10
+
+[profiles."second.one"]
+env_key = "SECOND_KEY"
+
+[models.big]
+
+[models."org/Small"]
+profile = "second.one"
+model = "small"
+effort = "xhigh"
+"""
+
+
+def test_the_schema_takes_what_load_takes(write: Write) -> None:
+    load(write(EXAMPLE), {})
+    schema = json.loads(json.dumps(Settings.model_json_schema()))
+    assert violations(tomllib.loads(EXAMPLE), schema, schema) == []
+    for name in ("server", "profiles", "models", "keys", "log"):
+        assert name in schema["properties"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prot = 1",
+        "[server]\nprot = 1",
+        "[server]\nport = 70000",
+        "[server]\nport = 'x'",
+        "[server]\ndrain_timeout_s = 0",
+        "[profiles.default]\nslots = 11",
+        "[log]\nlevel = 'loud'",
+        "[[keys]]\nname = 'a'",
+        "[[keys]]\nname = 'a'\nsha256 = 'abc'",
+        "models = {}",
+    ],
+)
+def test_the_schema_finds_the_usual_mistakes_too(write: Write, text: str) -> None:
+    refusal(write(text), {})
+    schema = Settings.model_json_schema()
+    assert violations(tomllib.loads(text), schema, schema) != []
+
+
+SECONDS = st.floats(0.001, 86400) | st.integers(1, 86400)
+SERVER = st.fixed_dictionaries(
+    {},
+    optional={
+        "host": st.sampled_from(["127.0.0.1", "::", "localhost"]),
+        "port": st.integers(0, 65535),
+        "max_body_bytes": st.integers(1024, 30 * 2**20),
+        "body_timeout_s": SECONDS,
+        "write_timeout_s": SECONDS,
+        "protect_models": st.booleans(),
+        "max_prompt_chars": st.none() | st.integers(1),
+    },
+)
+PROFILE = st.fixed_dictionaries(
+    {},
+    optional={
+        "workers": st.integers(1, 64),
+        "slots": st.integers(1, 10),
+        "queue_max": st.integers(0, 100_000),
+        "models": st.lists(st.text(max_size=3), max_size=3),
+        "anonymous": st.booleans(),
+        "limits": st.fixed_dictionaries({}, optional={"idle_s": SECONDS, "total_s": SECONDS}),
+    },
+)
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+
+
+@given(server=SERVER, profile=PROFILE, names=st.sets(NAMES, max_size=3))
+def test_the_schema_rejects_nothing_that_load_accepts(
+    server: dict[str, Any], profile: dict[str, Any], names: set[str]
+) -> None:
+    values: dict[str, Any] = {"server": server, "profiles": dict.fromkeys([*names, "default"], profile)}
+    Settings(**values)
+    schema = Settings.model_json_schema()
+    assert violations(values, schema, schema) == []
+
+
+KNOWN_WORDS = {
+    "title",
+    "description",
+    "default",
+    "format",
+    "writeOnly",
+    "$defs",
+    "type",
+    "enum",
+    "properties",
+    "required",
+}
+KNOWN_WORDS |= {"additionalProperties", "patternProperties", "propertyNames", "items", "minProperties", "minLength"}
+KNOWN_WORDS |= {"maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum"}
+
+PYTHON_TYPES: dict[str | None, type | tuple[type, ...]] = {
+    "string": str,
+    "object": dict,
+    "array": list,
+    "boolean": bool,
+    "null": type(None),
+    "integer": int,
+    "number": (int, float),
+    None: object,
+}
+
+
+def violations(value: Any, schema: dict[str, Any], root: dict[str, Any], place: str = "$") -> list[str]:
+    """Where `value` breaks the schema: as much of JSON Schema as ours uses."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    if "anyOf" in schema:
+        branches = [violations(value, branch, root, place) for branch in schema["anyOf"]]
+        return [] if [] in branches else branches[0]
+    assert schema.keys() <= KNOWN_WORDS, schema.keys() - KNOWN_WORDS
+    kind = schema.get("type")
+    if not isinstance(value, PYTHON_TYPES[kind]) or (isinstance(value, bool) and kind in ("integer", "number")):
+        return [f"{place}: no {kind}"]
+    if value not in schema.get("enum", [value]):
+        return [f"{place}: not one of {schema['enum']}"]
+    match value:
+        case dict():
+            return _of_object(value, schema, root, place)
+        case list():
+            items = schema.get("items", {})
+            return [found for item in value for found in violations(item, items, root, f"{place}[]")]
+        case str():
+            fits = re.search(schema.get("pattern", ""), value) is not None and len(value) >= schema.get("minLength", 0)
+            return [] if fits and len(value) <= schema.get("maxLength", len(value)) else [f"{place}: pattern or length"]
+        case int() | float():
+            fits = value >= schema.get("minimum", value) and value > schema.get("exclusiveMinimum", -math.inf)
+            return [] if fits and value <= schema.get("maximum", value) else [f"{place}: out of bounds"]
+    return []
+
+
+def _of_object(value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any], place: str) -> list[str]:
+    found = [f"{place}.{name}: missing" for name in schema.get("required", ()) if name not in value]
+    if len(value) < schema.get("minProperties", 0):
+        found.append(f"{place}: too few")
+    for name, item in value.items():
+        found += violations(name, schema.get("propertyNames", {}), root, f"{place}.{name} (its name)")
+        matching = (rule for pattern, rule in schema.get("patternProperties", {}).items() if re.search(pattern, name))
+        rule = schema.get("properties", {}).get(name) or next(matching, schema.get("additionalProperties", {}))
+        if rule is False:
+            found.append(f"{place}.{name}: unknown")
+        else:
+            found += violations(item, {} if rule is True else rule, root, f"{place}.{name}")
+    return found
+
+
+# --- what becomes of them ----------------------------------------------------------------------------------------
+
+
+def test_names_of_models_are_the_same_in_any_case_and_keep_their_own(write: Write) -> None:
+    routes = Routes(load(write("[models.Big-One]\nmodel = 'big'\neffort = 'high'\n[models.plain]\n"), {}))
+    assert routes.names() == ["Big-One", "plain"]
+    for name in ("Big-One", "big-one", "BIG-ONE"):
+        assert name in routes
+        route = routes.find(name)
+        assert route is not None
+        assert (route.public, route.profile, route.model, route.effort) == ("Big-One", "default", "big", "high")
+    plain = routes.find("plain")
+    assert plain is not None
+    assert (plain.model, plain.effort) == ("gpt-5.2", None), "the profile's default"
+    assert "codex-5" not in routes, "the file's models replace the defaults"
+    assert routes.find("absent") is None
+
+
+def test_a_profile_is_what_the_file_says(write: Write, tmp_path: Path) -> None:
+    text = """
+    [profiles.default]
+    base_url = "http://localhost:1/v1"
+    default_model = "big"
+    models = ["extra"]
+    env_key = "UPSTREAM"
+    codex_bin = "~/codex"
+    workers = 3
+    slots = 2
+    pass_env = ["HTTPS_PROXY", "ABSENT"]
+    init_timeout_s = 4
+    upstream_idle_s = 5
+    [profiles.default.limits]
+    start_s = 1
+    first_event_s = 2
+    idle_s = 3
+    total_s = 4
+    interrupt_s = 5
+    [models.one]
+    model = "routed"
+    [models.two]
+    model = "extra"
+    """
+    environ = {"UPSTREAM": "sk-up", "HTTPS_PROXY": "http://proxy", "OPENAI_API_KEY": "not this one"}
+    (profile,) = profiles(load(write(text), environ), environ)
+    assert (profile.name, profile.base_url, profile.default_model) == ("default", "http://localhost:1/v1", "big")
+    assert profile.models == ("extra", "routed")
+    assert profile.credentials == Credentials(api_key="sk-up")
+    assert profile.codex_bin == Path.home() / "codex"
+    assert (profile.workers, profile.slots) == (3, 2)
+    assert profile.env == (("HTTPS_PROXY", "http://proxy"),)
+    assert (profile.init_timeout_s, profile.upstream_idle_s) == (4, 5)
+    assert profile.limits == TurnLimits(1, 2, 3, 4, 5)
+    assert "sk-up" not in repr(profile)
+
+
+def credentials(text: str, environ: dict[str, str], write: Write) -> Credentials:
+    (profile,) = profiles(load(write(f"[profiles.default]\n{text}"), {}), environ)
+    return profile.credentials
+
+
+def test_the_way_in_is_the_one_that_is_configured(write: Write, tmp_path: Path) -> None:
+    login = tmp_path / "auth.json"
+    login.write_text("{}")
+    environ = {"OPENAI_API_KEY": "sk-usual", "SPECIAL": "sk-special", "CODEX_HOME": str(tmp_path)}
+    assert credentials("anonymous = true", environ, write) == Credentials()
+    assert credentials("env_key = 'SPECIAL'", environ, write) == Credentials(api_key="sk-special")
+    assert credentials("auth_file = '/x/auth.json'", environ, write) == Credentials(auth_file=Path("/x/auth.json"))
+    assert credentials("", environ, write) == Credentials(api_key="sk-usual")
+    del environ["OPENAI_API_KEY"]
+    assert credentials("", environ, write) == Credentials(auth_file=login)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "hint"),
+    [
+        ("", {}, "set OPENAI_API_KEY, log in with `codex login`, or set env_key, auth_file or anonymous"),
+        ("", {"OPENAI_API_KEY": ""}, "set OPENAI_API_KEY"),
+        ("env_key = 'SPECIAL'", {"OPENAI_API_KEY": "sk-usual"}, "set SPECIAL"),
+    ],
+)
+def test_missing_credentials_are_one_line_with_what_to_do(
+    write: Write, tmp_path: Path, text: str, environ: dict[str, str], hint: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        credentials(text, environ | {"CODEX_HOME": str(tmp_path / "nowhere")}, write)
+    message = str(caught.value)
+    assert message.startswith("profile default: no credentials: ")
+    assert message.endswith(hint) or hint in message
+    assert "\n" not in message

@@ -1,0 +1,348 @@
+"""The scheduler, the pool, its workers and their sessions together, in virtual time, against seeded bad luck.
+
+Only the kernel and the CLI are replaced: workers are scripted app-servers in this process, behind slow pipes that cut
+lines anywhere, and they crash, freeze, lose answers and talk nonsense. A seed that fails is in the name of its test and
+fails again every time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, ToolSpec, TurnEnd, TurnRequest
+from pool.observer import PoolObserver
+from pool.pool import Pool
+from pool.profile import Profile
+from pool.turn import TurnLimits
+from scheduler.model import Abandoned, CutOff, Ended, Expired, Job, Outcome, Overrun, Rejected
+from scheduler.observer import SchedulerObserver
+from scheduler.scheduler import Scheduler
+from scheduler.ticket import Ticket
+from tests.support.fake_child import FakeKernel
+from tests.support.profiles import a_profile
+from tests.support.virtual_time import pass_time, run_virtual
+
+SEEDS = range(50)
+CLIENTS = 50
+BUSY_S = 15.0
+"""The clients come within this time, and workers are struck as long."""
+LIMITS = TurnLimits(start_s=2.0, first_event_s=6.0, idle_s=4.0, total_s=20.0, interrupt_s=1.0)
+BACKLOG = 4
+FLOOD = 30_000
+"""Characters in each piece of an answer that is too much for a client which does not read."""
+
+FAULTS: list[dict[str, Any]] = [
+    {"exit": 0},
+    {"exit": 3},
+    {"kill_self": True},
+    {"stop_self": True},
+    {"stdout_eof": True},
+    {"half_line": True},
+    {"garbage": True},
+    {"big_line": 100_000},
+    {"late_frames": 5},
+    {"ignore_interrupt": True},
+    {"hang": "headers"},
+    {"hang": "first"},
+    {"hang": "middle"},
+    {"disconnect": "middle"},
+    {"status": 429},
+    {"failed": "server_is_overloaded"},
+    {"incomplete": "max_output_tokens"},
+    {"server_request": "item/commandExecution/requestApproval"},
+    *(
+        {fault: method}
+        for fault in ("lose_reply", "duplicate_reply", "overloaded")
+        for method in ("thread/inject_items", "turn/start", "turn/interrupt", "thread/unsubscribe")
+    ),
+]
+
+
+@dataclass
+class Client:
+    """What one client asks, what the model is to say to it, and what it has got."""
+
+    name: str
+    chunks: list[str]
+    reasoning: str
+    calls: list[str]
+    fault: dict[str, Any]
+    patience_s: float
+    reading_s: float
+    interval_s: float
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    called: list[ToolCall] = field(default_factory=list)
+    outcome: Outcome | None = None
+    rejection: Rejected | None = None
+
+    @classmethod
+    def draw(cls, rng: random.Random, number: int) -> Client:
+        name = f"client-{number}"
+        is_flood = rng.random() < 0.04
+        count, size = (50, FLOOD) if is_flood else (rng.randint(1, 12), rng.randint(0, 30))
+        chunks = [f"<{name}:{index}:{'x' * size}>" for index in range(count)]
+        return cls(
+            name,
+            chunks,
+            f"thoughts of {name}" if rng.random() < 0.3 else "",
+            [f"{name}-call-{index}" for index in range(rng.randint(1, 3))] if rng.random() < 0.25 else [],
+            rng.choice(FAULTS) if rng.random() < 0.35 else {},
+            patience_s=rng.choice([0.05, 0.5, 3.0, 1000.0, 1000.0, 1000.0]),
+            reading_s=5.0 if is_flood else rng.choice([0.0, 0.0, 0.3]),
+            interval_s=rng.choice([0.0, 0.01, 0.2]),
+        )
+
+    def job(self, rng: random.Random) -> Job:
+        script: dict[str, Any] = {"chunks": self.chunks, "interval_s": self.interval_s, **self.fault}
+        if rng.random() < 0.5:
+            script["at"] = rng.choice(["start", "first", "middle"])
+        if self.reasoning:
+            script["reasoning"] = self.reasoning
+        if self.calls:
+            script["tool_calls"] = [
+                {"name": "look", "call_id": call, "arguments": {"of": self.name}} for call in self.calls
+            ]
+        content = [{"type": "input_text", "text": f"{self.name} @@{json.dumps(script)}"}]
+        tools = (ToolSpec("look", "Looks", {"type": "object"}),) if self.calls else ()
+        turn = TurnRequest("gpt-5.5", "", ({"type": "message", "role": "user", "content": content},), tools)
+        return Job(self.name, rng.choice(["wide", "narrow"]), "tenant", turn, rng.choice([0.5, 5.0, 60.0]))
+
+    def check(self, *, is_cut_off: bool) -> None:
+        """It has what was meant for it, nothing else, and one end that fits."""
+        if self.rejection is not None:
+            assert self.outcome is None
+            assert self.rejection.retry_after_s > 0
+            return
+        said, meant = "".join(self.texts), "".join(self.chunks)
+        if "server_request" in self.fault:
+            said, _, answer = said.partition(" The client ")
+            assert answer in ("", 'answered {"decision":"decline"}.')
+        assert meant.startswith(said), f"{said!r} is not of {meant!r}"
+        assert self.reasoning.startswith("".join(self.thoughts))
+        assert [call.call_id for call in self.called] == self.calls[: len(self.called)]
+        assert all(call.arguments == f'{{"of":"{self.name}"}}' for call in self.called)
+        match self.outcome:
+            case Ended(TurnEnd(finish=Finish.STOP)):
+                assert said == meant
+                assert not self.calls
+                assert "".join(self.thoughts) == self.reasoning
+            case Ended(TurnEnd(finish=Finish.TOOL_CALLS)):
+                assert said == meant
+                assert len(self.called) == len(self.calls) > 0
+            case Ended(TurnEnd(finish=Finish.LENGTH)):
+                assert self.fault == {"incomplete": "max_output_tokens"}
+            case Ended(TurnEnd(finish=None, fault=fault)):
+                assert fault is not None
+            case Expired():
+                assert said == ""
+            case Overrun():
+                assert self.reading_s > 1.0
+            case CutOff():
+                assert is_cut_off
+            case Abandoned():
+                assert self.patience_s < 1000.0
+            case _:
+                raise AssertionError(f"{self.outcome} fits nothing that happened")
+
+
+class Books(SchedulerObserver, PoolObserver):
+    """How often each job was settled, and what was wrong with our own code."""
+
+    def __init__(self) -> None:
+        self.settled: Counter[str] = Counter()
+        self.started: Counter[str] = Counter()
+        self.bugs: list[Exception] = []
+        self.boots = 0
+
+    def turn_started(self, job: Job, waited_s: float) -> None:
+        assert waited_s < job.queue_budget_s
+        self.started[job.id] += 1
+
+    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float) -> None:
+        assert waited_s >= 0
+        assert 0 <= ran_s <= LIMITS.total_s + LIMITS.interrupt_s + 2 * LIMITS.start_s
+        self.settled[job.id] += 1
+
+    def worker_booted(self, worker: object, version: str, boot_s: float) -> None:
+        self.boots += 1
+
+    def bug_found(self, where: str, error: Exception) -> None:
+        self.bugs.append(error)
+
+
+class Simulation:
+    """One run of everything, decided by its seed."""
+
+    def __init__(self, seed: int, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rng = random.Random(seed)  # noqa: S311 - it has to repeat itself
+        self.kernel = FakeKernel(self.rng, failure_rate=self.rng.choice([0.0, 0.0, 0.3]))
+        self.books = Books()
+        self.clients = [Client.draw(self.rng, number) for number in range(CLIENTS)]
+        self.is_cut_off = self.rng.random() < 0.2
+        self.state_dir = state_dir
+        self.pool = Pool(self._profiles(), state_dir, "1.2.3", observer=self.books, rng=self.rng)
+        monkeypatch.setattr("pool.worker.Child", self.kernel)
+        monkeypatch.setattr("pool.binary.bundled_models", lambda _path: [{"slug": "gpt-5.5"}])
+        self.pool.prepare()
+
+    def _profiles(self) -> list[Profile]:
+        shapes = (("wide", 2, 4), ("narrow", 3, 1))
+        out = [a_profile(name, workers=workers, slots=slots, limits=LIMITS) for name, workers, slots in shapes]
+        return [Profile(**{**_fields(profile), "codex_bin": Path(sys.executable)}) for profile in out]
+
+    async def run(self) -> None:
+        scheduler = Scheduler(self.pool, {"wide": BACKLOG, "narrow": BACKLOG}, self.books)
+        self.pool.on_freed = scheduler.seats_freed
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(self.pool.run())
+            async with asyncio.TaskGroup() as people:
+                for client in self.clients:
+                    people.create_task(self._live(client, scheduler), name=client.name)
+                people.create_task(self._strike(scheduler), name="bad luck")
+                if self.is_cut_off:
+                    people.create_task(self._cut_off(scheduler), name="the end")
+            scheduler.drain()
+            await scheduler.idle()
+            self._check(scheduler)
+            await self._seats_come_back()
+            self.pool.stop()
+            await running
+        assert self.pool._state.is_idle()
+
+    async def _live(self, client: Client, scheduler: Scheduler) -> None:
+        job = client.job(self.rng)
+        await pass_time(self.rng.choice([self.rng.uniform(0.0, BUSY_S), BUSY_S / 3, BUSY_S / 2]))
+        try:
+            ticket = scheduler.submit(job)
+        except Rejected as rejection:
+            client.rejection = rejection
+            return
+        try:
+            async with asyncio.timeout(client.patience_s):
+                await self._read(client, ticket)
+        except TimeoutError:
+            ticket.abandon()
+            await self._read(client, ticket)
+        client.outcome = ticket.outcome
+
+    async def _read(self, client: Client, ticket: Ticket) -> None:
+        while events := await ticket.read():
+            for event in events:
+                match event:
+                    case TextDelta(text):
+                        client.texts.append(text)
+                    case ReasoningDelta(text):
+                        client.thoughts.append(text)
+                    case ToolCall():
+                        client.called.append(event)
+            if client.reading_s:
+                await pass_time(self.rng.uniform(0.0, client.reading_s))
+
+    async def _strike(self, scheduler: Scheduler) -> None:
+        """Workers are killed, frozen, or close their stdout, whatever they are doing."""
+        ends_at = asyncio.get_running_loop().time() + BUSY_S
+        while asyncio.get_running_loop().time() < ends_at:
+            await pass_time(self.rng.expovariate(0.4))
+            self._check(scheduler)
+            if self.kernel.alive:
+                child = self.rng.choice(self.kernel.alive)
+                blows: list[Callable[[], None]] = [child.kill_self, child.stop_self, child.close_stdout]
+                self.rng.choice(blows)()
+
+    async def _cut_off(self, scheduler: Scheduler) -> None:
+        """The service is told to stop while it is busy."""
+        await pass_time(BUSY_S / 2 + self.rng.uniform(0.0, 1.0))
+        scheduler.drain()
+        await pass_time(0.2)
+        scheduler.cut_off()
+
+    async def _seats_come_back(self) -> None:
+        """The turns that clients were told the end of end on the workers too."""
+        ends_at = asyncio.get_running_loop().time() + LIMITS.total_s
+        while any(row.leased for row in self.pool.snapshot()):
+            assert asyncio.get_running_loop().time() < ends_at, self.pool.snapshot()
+            await pass_time(0.1)
+
+    def _check(self, scheduler: Scheduler) -> None:
+        homes = [path for path in self.state_dir.glob("run-*/*") if path.is_dir()]
+        assert len(homes) <= len(self.pool._workers), "the home of a worker that is gone was left"
+        self.pool._state.validate()
+        scheduler._state.validate()
+        for row in scheduler.snapshot():
+            assert not (row.waiting and self.pool.free(row.profile)), "somebody waits while a seat is free"
+
+    def judge(self) -> None:
+        """After the run: everybody has been told one thing, and nothing is left."""
+        assert self.books.bugs == []
+        for client in self.clients:
+            client.check(is_cut_off=self.is_cut_off)
+            assert self.books.settled[client.name] == (1 if client.rejection is None else 0)
+            assert self.books.started[client.name] <= 1
+        assert self.kernel.alive == []
+        assert [path.name for path in self.state_dir.iterdir()] == ["lock"]
+        assert self.books.boots > 0
+
+
+def _fields(profile: Profile) -> dict[str, Any]:
+    return {name: getattr(profile, name) for name in profile.__slots__}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_everybody_gets_an_end_and_nobody_gets_what_is_anothers(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation = Simulation(seed, tmp_path, monkeypatch)
+    run_virtual(simulation.run())
+    simulation.judge()
+
+
+def word(client: Client) -> str:
+    """What became of a client."""
+    match client.outcome:
+        case Ended(end):
+            return str(end.finish or (end.fault and end.fault.kind))
+        case None:
+            return "rejected"
+        case Expired() | Abandoned() | CutOff() | Overrun():
+            return type(client.outcome).__name__
+
+
+def test_the_bad_luck_is_bad_enough_and_not_too_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+    for seed in SEEDS[:10]:
+        simulation = Simulation(seed, tmp_path / str(seed), monkeypatch)
+        run_virtual(simulation.run())
+        seen.update(map(word, simulation.clients))
+    assert {
+        "stop",
+        "tool_calls",
+        "worker_lost",
+        "start_timeout",
+        "idle_timeout",
+        "Expired",
+        "Abandoned",
+        "Overrun",
+        "CutOff",
+        "rejected",
+    } <= set(seen), seen
+    assert seen["stop"] + seen["tool_calls"] > 10 * CLIENTS / 4, seen
+
+
+def test_a_seed_gives_the_same_run_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for place in ("first", "second"):
+        simulation = Simulation(7, tmp_path / place, monkeypatch)
+        run_virtual(simulation.run())
+        runs.append([(client.name, word(client), client.texts) for client in simulation.clients])
+    assert runs[0] == runs[1]
