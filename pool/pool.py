@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
-from pool import binary
+from pool import binary, session
 from pool.errors import ConfigurationError
 from pool.events import TurnRequest, TurnSink
 from pool.home import RunDirectory, catalogue
 from pool.inbox import Inbox
 from pool.observer import PoolObserver
 from pool.profile import Profile
-from pool.session import Fact, InterruptIgnored, TurnClosed
 from pool.state import (
     Boot,
     Booted,
@@ -23,6 +22,7 @@ from pool.state import (
     Effect,
     Exited,
     Freed,
+    InterruptIgnored,
     Lease,
     Moved,
     PoolState,
@@ -33,8 +33,8 @@ from pool.state import (
     Stop,
     Stopped,
     Ticked,
+    Unresponsive,
 )
-from pool.state import InterruptIgnored as IgnoredInterrupt
 from pool.worker import LaunchSpec, Worker, WorkerEvents
 from pool.worker_state import WorkerId, WorkerState
 
@@ -246,12 +246,14 @@ class Pool:
             self._report_first_boot(FirstBoot(worker_id.profile, failure=reason))
         self._inbox.put(Broken(worker_id, reason))
 
-    def _on_fact(self, worker_id: WorkerId, fact: Fact) -> None:
+    def _on_fact(self, worker_id: WorkerId, fact: session.Fact) -> None:
         match fact:
-            case TurnClosed(lease_id):
+            case session.TurnClosed(lease_id):
                 self._inbox.put(Released(Lease(lease_id, worker_id)))
-            case InterruptIgnored(lease_id):
-                self._inbox.put(IgnoredInterrupt(Lease(lease_id, worker_id)))
+            case session.InterruptIgnored(lease_id):
+                self._inbox.put(InterruptIgnored(Lease(lease_id, worker_id)))
+            case session.Unresponsive():
+                self._inbox.put(Unresponsive(worker_id))
 
     def _on_bug(self, worker_id: WorkerId, error: Exception) -> None:
         self._observer.bug_found(str(worker_id), error)

@@ -40,7 +40,15 @@ class InterruptIgnored(NamedTuple):
     lease_id: int
 
 
-Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored
+class Unresponsive(NamedTuple):
+    """`STRIKES` turns in a row could not begin for want of an answer: the worker should go."""
+
+
+Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Unresponsive
+
+OPENING = frozenset({Step.THREAD_START, Step.INJECT_ITEMS, Step.TURN_START})
+STRIKES = 2
+"""One lost answer happens to a busy app-server; two turns in a row that cannot begin, and no answer between, do not."""
 
 
 _TOO_MANY = RpcError(dialect.OVERLOADED_CODE, "too many requests of ours are unanswered")
@@ -75,6 +83,7 @@ class Session:
         self._by_thread: dict[str, tuple[int, Turn]] = {}
         self._output: list[bytes] = []
         self._facts: list[Fact] = []
+        self._strikes = 0
         self.counters = self._connection.counters
         self.counters.update(dict.fromkeys(("stale", "unknown", "malformed", "declined"), 0))
 
@@ -188,6 +197,7 @@ class Session:
             if token.handshake and not message.late:
                 self._on_handshake(message)
             return
+        self._strikes = 0
         if message.late or token.turn.is_closed:
             self._clean_up_after(token, message, now)
             return
@@ -221,6 +231,10 @@ class Session:
             if token.handshake:
                 self._facts.append(HandshakeFailed("initialize was not answered"))
             return
+        if token.step in OPENING:
+            self._strikes += 1
+            if self._strikes == STRIKES:
+                self._facts.append(Unresponsive())
         if not token.turn.is_closed:
             self._send(token.lease_id, token.turn, token.turn.on_expiry(token.step, now), now)
 

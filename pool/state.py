@@ -53,6 +53,12 @@ class InterruptIgnored(NamedTuple):
     lease: Lease
 
 
+class Unresponsive(NamedTuple):
+    """The worker leaves requests unanswered; what runs on it may still be fine."""
+
+    worker: WorkerId
+
+
 class Broken(NamedTuple):
     """The worker can serve no (more) turns: its boot failed, it exited, its stdout closed. Its leases are over."""
 
@@ -75,7 +81,7 @@ class Stopped(NamedTuple):
     """The service is stopping: end every worker, boot none."""
 
 
-Stimulus = Started | Booted | Released | InterruptIgnored | Broken | Exited | Ticked | Stopped
+Stimulus = Started | Booted | Released | InterruptIgnored | Unresponsive | Broken | Exited | Ticked | Stopped
 
 
 # --- effects -----------------------------------------------------------------------------------------------------
@@ -118,6 +124,7 @@ class _Worker:
     leases: set[int] = field(default_factory=set)
     stuck: set[int] = field(default_factory=set)
     ready_at: float | None = None
+    retires_because: str = ""
     story: Story = field(default_factory=Story)
 
 
@@ -220,24 +227,18 @@ class PoolState:
             case Started():
                 self._is_running = True
                 self._boot_due(now, effects)
-            case Booted(worker_id):
-                self._on_booted(worker_id, now, effects)
-            case Broken(worker_id, reason):
-                self._stop(worker_id, reason, now, effects)
+            case Ticked():
+                self._boot_due(now, effects)
+            case Stopped():
+                self._on_stopped(now, effects)
             case Released(lease):
                 self._on_released(lease, now, effects)
             case InterruptIgnored(lease):
                 self._on_interrupt_ignored(lease, now, effects)
-            case Exited(worker_id, reason):
-                self._on_exited(worker_id, reason, now, effects)
-            case Ticked():
-                self._boot_due(now, effects)
-            case Stopped():
-                self._is_running = False
-                for pool in self._pools.values():
-                    for slot in pool.slots:
-                        if slot.worker is not None:
-                            self._stop(slot.worker.id, "the service is stopping", now, effects)
+            case Booted(worker_id) | Unresponsive(worker_id) | Broken(worker_id, _) | Exited(worker_id, _):
+                worker = self._find(worker_id)
+                if worker is not None:
+                    self._on_worker(worker, stimulus, now, effects)
             case _:
                 assert_never(stimulus)
         return tuple(effects)
@@ -270,6 +271,28 @@ class PoolState:
         slot = self._pools[worker_id.profile].slots[worker_id.slot]
         return slot.worker if slot.worker is not None and slot.worker.id == worker_id else None
 
+    def _on_worker(
+        self, worker: _Worker, stimulus: Booted | Unresponsive | Broken | Exited, now: float, effects: list[Effect]
+    ) -> None:
+        match stimulus:
+            case Booted():
+                self._on_booted(worker, now, effects)
+            case Unresponsive():
+                self._retire(worker, "it left requests unanswered", now, effects)
+            case Broken(_, reason):
+                self._stop(worker, reason, now, effects)
+            case Exited(_, reason):
+                self._on_exited(worker, reason, now, effects)
+            case _:
+                assert_never(stimulus)
+
+    def _on_stopped(self, now: float, effects: list[Effect]) -> None:
+        self._is_running = False
+        for pool in self._pools.values():
+            for slot in pool.slots:
+                if slot.worker is not None:
+                    self._stop(slot.worker, "the service is stopping", now, effects)
+
     def _boot_due(self, now: float, effects: list[Effect]) -> None:
         if not self._is_running or self._starting >= SPAWN_CONCURRENCY:
             return
@@ -284,14 +307,13 @@ class PoolState:
             self._starting += 1
             effects.append(Boot(slot.worker.id))
 
-    def _on_booted(self, worker_id: WorkerId, now: float, effects: list[Effect]) -> None:
-        worker = self._find(worker_id)
-        if worker is None or worker.state is not WorkerState.STARTING:
+    def _on_booted(self, worker: _Worker, now: float, effects: list[Effect]) -> None:
+        if worker.state is not WorkerState.STARTING:
             return
         self._move(worker, WorkerState.READY, now, effects)
         worker.ready_at = now
-        self._pools[worker_id.profile].ready.add(worker_id)
-        effects.append(Freed(worker_id.profile))
+        self._pools[worker.id.profile].ready.add(worker.id)
+        effects.append(Freed(worker.id.profile))
         self._boot_due(now, effects)
 
     def _on_released(self, lease: Lease, now: float, effects: list[Effect]) -> None:
@@ -311,18 +333,21 @@ class PoolState:
         if worker is None:
             return
         worker.stuck.add(lease.id)
+        self._retire(worker, "it ignored an interrupt", now, effects)
+
+    def _retire(self, worker: _Worker, reason: str, now: float, effects: list[Effect]) -> None:
         if worker.state is WorkerState.READY:
+            worker.retires_because = reason
             self._move(worker, WorkerState.RETIRING, now, effects)
         self._stop_if_spent(worker, now, effects)
 
     def _stop_if_spent(self, worker: _Worker, now: float, effects: list[Effect]) -> None:
         """A retiring worker goes when every turn that still moves has ended."""
         if worker.state is WorkerState.RETIRING and worker.leases <= worker.stuck:
-            self._stop(worker.id, "it ignored an interrupt", now, effects)
+            self._stop(worker, worker.retires_because, now, effects)
 
-    def _stop(self, worker_id: WorkerId, reason: str, now: float, effects: list[Effect]) -> None:
-        worker = self._find(worker_id)
-        if worker is None or worker.state is WorkerState.STOPPING:
+    def _stop(self, worker: _Worker, reason: str, now: float, effects: list[Effect]) -> None:
+        if worker.state is WorkerState.STOPPING:
             return
         worker.story.tell(now, reason)
         self._move(worker, WorkerState.STOPPING, now, effects)
@@ -330,20 +355,17 @@ class PoolState:
             del self._leases[lease]
         worker.leases.clear()
         worker.stuck.clear()
-        effects.append(Stop(worker_id, reason))
+        effects.append(Stop(worker.id, reason))
         self._boot_due(now, effects)
 
-    def _on_exited(self, worker_id: WorkerId, reason: str, now: float, effects: list[Effect]) -> None:
-        worker = self._find(worker_id)
-        if worker is None:
-            return
+    def _on_exited(self, worker: _Worker, reason: str, now: float, effects: list[Effect]) -> None:
         if worker.state not in (WorkerState.STARTING, WorkerState.STOPPING):
-            self._stop(worker_id, reason, now, effects)
+            self._stop(worker, reason, now, effects)
         self._move(worker, WorkerState.DEAD, now, effects)
-        pool = self._pools[worker_id.profile]
+        pool = self._pools[worker.id.profile]
         if self._is_running:
             pool.last_failure = reason
-        slot = pool.slots[worker_id.slot]
+        slot = pool.slots[worker.id.slot]
         steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
         slot.failures = 0 if steady else slot.failures + 1
         slot.boot_at = now + backoff.delay(slot.failures, self._jitter())

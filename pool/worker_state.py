@@ -31,7 +31,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerState], str] = {
     (WorkerState.STARTING, WorkerState.READY): "it answered initialize, and its version will do",
     (WorkerState.STARTING, WorkerState.STOPPING): "the boot failed, or the service is stopping",
     (WorkerState.STARTING, WorkerState.DEAD): "it could not be spawned",
-    (WorkerState.READY, WorkerState.RETIRING): "it ignored an interrupt: no new leases, its other turns run on",
+    (WorkerState.READY, WorkerState.RETIRING): "it ignored an interrupt, or two turns in a row could not begin",
     (WorkerState.READY, WorkerState.STOPPING): "it exited, closed its stdout, or the service is stopping",
     (WorkerState.RETIRING, WorkerState.STOPPING): "its last turn that still moves has ended, or as above",
     (WorkerState.STOPPING, WorkerState.DEAD): "the process is gone and its home is removed",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pool.events import FaultKind, Finish, TextDelta, ToolCall, TurnEvent, TurnRequest, Usage
 from pool.protocol.connection import MAX_IN_FLIGHT
 from pool.protocol.framing import MAX_LINE_BYTES
-from pool.session import HandshakeFailed, Handshaken, InterruptIgnored, Session, TurnClosed
+from pool.session import HandshakeFailed, Handshaken, InterruptIgnored, Session, TurnClosed, Unresponsive
 from tests.support.desk import LIMITS, Desk, Frame, completed, delta, line, note
 from tests.support.examples import trying
 from tests.support.sinks import RecordingSink
@@ -190,6 +190,29 @@ def test_an_ignored_interrupt_is_told_once_and_the_closing_later_still_counts() 
     desk.says(completed("A"))
     desk.replies(desk.sent()[-1], {})
     assert desk.facts == [InterruptIgnored(1), TurnClosed(1)]
+
+
+def test_two_turns_in_a_row_that_cannot_begin_make_the_worker_unresponsive() -> None:
+    desk = Desk()
+    desk.starts(1)
+    desk.waits(LIMITS.start_s)
+    assert desk.facts == [TurnClosed(1)]
+    desk.starts(2)
+    desk.waits(LIMITS.start_s)
+    assert desk.facts[1:] == [Unresponsive(), TurnClosed(2)]
+    desk.starts(3)
+    desk.waits(LIMITS.start_s)
+    assert desk.facts[3:] == [TurnClosed(3)], "told once"
+
+
+def test_an_answer_between_two_lost_ones_clears_the_worker() -> None:
+    desk = Desk()
+    desk.starts(1)
+    desk.waits(LIMITS.start_s)
+    desk.runs(2, "B")
+    desk.starts(3)
+    desk.waits(LIMITS.start_s)
+    assert Unresponsive() not in desk.facts
 
 
 # --- frames that are nobody's, or nothing ----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from pool.state import (
     Stop,
     Stopped,
     Ticked,
+    Unresponsive,
 )
 from pool.worker_state import TRANSITIONS, WorkerId, WorkerState
 from tests.support.profiles import a_profile
@@ -249,6 +250,21 @@ def test_a_stuck_turn_that_ends_after_all_does_not_save_its_worker() -> None:
     state.validate()
 
 
+def test_an_unresponsive_worker_takes_no_more_and_goes_when_its_turns_have_ended() -> None:
+    state, (worker,) = ready_pool(slots=3)
+    moving = leased(state)
+    assert state.handle(Unresponsive(worker), NOW) == (Moved(worker, WorkerState.READY, WorkerState.RETIRING),)
+    assert state.try_lease("main", NOW) is None
+    assert stops(state.handle(Released(moving), NOW)) == [worker]
+    state.validate()
+
+
+def test_an_unresponsive_worker_without_turns_goes_at_once() -> None:
+    state, (worker,) = ready_pool()
+    assert stops(state.handle(Unresponsive(worker), NOW)) == [worker]
+    assert stops(state.handle(Unresponsive(worker), NOW)) == []
+
+
 # --- ghosts ----------------------------------------------------------------------------------------------------
 
 
@@ -257,8 +273,9 @@ def test_what_comes_of_an_earlier_epoch_changes_nothing() -> None:
     old_lease = leased(state)
     state.handle(Broken(old, "killed"), NOW)
     (young,) = boots(state.handle(Exited(old, "killed"), NOW + 60.0))
-    for stimulus in (Booted(old), Broken(old, "x"), Exited(old, "x"), Released(old_lease), InterruptIgnored(old_lease)):
+    for stimulus in (Booted(old), Broken(old, "x"), Exited(old, "x"), Unresponsive(old), Released(old_lease)):
         assert state.handle(stimulus, NOW + 60.0) == ()
+    assert state.handle(InterruptIgnored(old_lease), NOW + 60.0) == ()
     assert boots(state.handle(Ticked(), NOW + 60.0)) == []
     assert freed(state.handle(Booted(young), NOW + 61.0)) == ["main"]
     state.validate()

@@ -27,6 +27,7 @@ from pool.state import (
     Stop,
     Stopped,
     Ticked,
+    Unresponsive,
 )
 from pool.worker_state import TRANSITIONS, WorkerId, WorkerState
 from tests.support.examples import trying
@@ -62,7 +63,7 @@ class Process:
 
     @property
     def should_go(self) -> bool:
-        """It has ignored an interrupt, and nothing on it moves any more."""
+        """It has ignored an interrupt or lets turns not begin, and nothing on it moves any more."""
         return self.has_ignored and not self.is_doomed and set(self.leases) <= self.stuck
 
 
@@ -123,7 +124,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.ghosts += [Released(lease), InterruptIgnored(lease)]
         process.leases.clear()
         process.stuck.clear()
-        self.ghosts += [Booted(process.id), Broken(process.id, "late")]
+        self.ghosts += [Booted(process.id), Broken(process.id, "late"), Unresponsive(process.id)]
 
     def moved(self, worker: WorkerId, source: WorkerState, target: WorkerState) -> None:
         process = self.world[worker]
@@ -242,6 +243,14 @@ class PoolMachine(RuleBasedStateMachine):
         process.stuck.add(lease.id)
         process.has_ignored = True
         self.tell(InterruptIgnored(lease), stops={process.id} if process.should_go else set())
+
+    @precondition(lambda self: any(process.takes_leases for process in self.world.values()))
+    @rule(pick=picks)
+    def turns_do_not_begin(self, pick: int) -> None:
+        ready = [process for process in self.world.values() if process.takes_leases]
+        process = ready[pick % len(ready)]
+        process.has_ignored = True
+        self.tell(Unresponsive(process.id), stops={process.id} if process.should_go else set())
 
     @precondition(lambda self: self.ghosts)
     @rule(pick=picks)

@@ -296,21 +296,26 @@ def test_a_reply_that_comes_twice_counts_once(fakes: Fakes) -> None:
 # --- answers that do not come ------------------------------------------------------------------------------------
 
 
-def test_a_lost_reply_of_the_opening_fails_that_turn_alone(fakes: Fakes) -> None:
+@pytest.mark.parametrize(
+    ("step", "fields", "flags"),
+    [
+        ("thread_start", {"text": "x"}, ("--lose-reply", "thread/start:1")),
+        ("inject_items", {"text": "x", "lose_reply": "thread/inject_items"}, ()),
+        ("turn_start", {"hang": "first", "lose_reply": "turn/start"}, ()),
+    ],
+)
+def test_a_lost_reply_of_the_opening_fails_that_turn_alone(
+    fakes: Fakes, step: str, fields: dict[str, Any], flags: tuple[str, ...]
+) -> None:
     async def scenario(pool: RunningPool) -> None:
-        victims = {
-            "thread_start": ask(pool, text="x"),
-            "inject_items": ask(pool, text="x", lose_reply="thread/inject_items"),
-            "turn_start": ask(pool, hang="first", lose_reply="turn/start"),
-        }
+        victim = ask(pool, **fields)
         neighbour = pool.start(asking(NEIGHBOUR))[1]
-        for step, victim in victims.items():
-            assert await fault_of(victim, 2.0) == Fault(FaultKind.START_TIMEOUT, f"no answer to {step}")
-            assert victim.text == ""
+        assert await fault_of(victim, 2.0) == Fault(FaultKind.START_TIMEOUT, f"no answer to {step}")
+        assert victim.text == ""
         await assert_unharmed(neighbour)
         await assert_same_worker(pool)
 
-    fakes(scenario, "--lose-reply", "thread/start:1", limits=LIMITS)
+    fakes(scenario, *flags, limits=LIMITS)
 
 
 def test_a_turn_that_is_seen_to_run_does_not_need_the_reply_to_its_start(fakes: Fakes) -> None:
@@ -351,17 +356,36 @@ def test_a_lost_reply_to_the_closing_delays_the_seat_and_nothing_else(fakes: Fak
 
 
 @pytest.mark.parametrize("flags", [("--thread-start", "hang"), ("--stop-reading",)])
-def test_a_worker_that_begins_no_turn_fails_each_in_time_and_gives_the_seats_back(
+def test_a_worker_that_answers_nothing_fails_its_turns_in_time_and_is_replaced(
     fakes: Fakes, impatient: None, flags: tuple[str, ...]
 ) -> None:
     async def scenario(pool: RunningPool) -> None:
-        for _ in range(2):
-            sinks = [pool.start(TurnRequest("gpt-5.5", "x" * 200_000, ()))[1] for _ in range(SLOTS)]
-            for sink in sinks:
-                assert await fault_of(sink, 2.0) == Fault(FaultKind.START_TIMEOUT, "no answer to thread_start")
-            await pool.until_free(SLOTS)
+        sinks = [pool.start(TurnRequest("gpt-5.5", "x" * 200_000, ()))[1] for _ in range(SLOTS)]
+        for sink in sinks:
+            assert await fault_of(sink, 2.0) == Fault(FaultKind.START_TIMEOUT, "no answer to thread_start")
+        await until(lambda: len(pool.observer.booted) == 2, 5.0)
+        assert len(pool.observer.exits) == 1
+        await pool.until_free(SLOTS)
 
     fakes(scenario, *flags, limits=LIMITS)
+
+
+def test_a_worker_that_loses_replies_runs_its_other_turns_to_their_end_before_it_goes(fakes: Fakes) -> None:
+    async def scenario(pool: RunningPool) -> None:
+        neighbour = pool.start(asking(NEIGHBOUR))[1]
+        async with asyncio.timeout(WAIT_S):
+            await neighbour.first.wait()
+        victims = [ask(pool, hang="first", lose_reply="turn/start") for _ in range(2)]
+        for victim in victims:
+            assert (await fault_of(victim, 2.0)).kind is FaultKind.START_TIMEOUT
+        assert not neighbour.ended.done()
+        (row,) = pool.pool.snapshot()
+        assert (row.workers[WorkerState.RETIRING], row.free) == (1, 0)
+        await assert_unharmed(neighbour)
+        await until(lambda: len(pool.observer.booted) == 2, 5.0)
+        await assert_serves(pool)
+
+    fakes(scenario, limits=LIMITS)
 
 
 def test_a_turn_that_falls_silent_is_interrupted_and_no_other(fakes: Fakes) -> None:
