@@ -39,9 +39,12 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the request's id on its answer, and our name instead of the libraries' versions."""
+    """Put the request's id on its answer, our name instead of the libraries' versions, and a farewell when we drain."""
     response.headers["x-request-id"] = request.get(REQUEST_ID) or _new_id()  # refused before the middleware
     response.headers["Server"] = "codex-completions"
+    if request.app[SERVICE].scheduler.is_draining:  # the client's next request is for somebody else
+        response.headers["Connection"] = "close"
+        response.force_close()
 
 
 def _new_id() -> str:

@@ -372,7 +372,7 @@ def test_a_worker_that_answers_nothing_fails_its_turns_in_time_and_is_replaced(
 
 def test_a_worker_that_loses_replies_runs_its_other_turns_to_their_end_before_it_goes(fakes: Fakes) -> None:
     async def scenario(pool: RunningPool) -> None:
-        neighbour = pool.start(asking(NEIGHBOUR))[1]
+        neighbour = ask(pool, chunks=["tick "], repeat=25, interval_s=0.02)
         async with asyncio.timeout(WAIT_S):
             await neighbour.first.wait()
         victims = [ask(pool, hang="first", lose_reply="turn/start") for _ in range(2)]

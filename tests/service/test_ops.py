@@ -179,6 +179,7 @@ async def test_a_draining_service_is_alive_and_takes_nothing_new(api: RunningSer
         refused = await api.chat(stream=stream)
         assert (refused.status, refused.code) == (503, "draining")
         assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.headers["Connection"] == "close"
     assert (await running.read()).endswith(b"data: [DONE]\n\n")
 
 
