@@ -8,7 +8,10 @@ from pool.worker_state import WorkerId, WorkerState
 
 
 class WorkerExit(NamedTuple):
-    """How a worker ended. `code` is negative for a signal, None if it was never started or would not go."""
+    """How a worker ended. `code` is negative for a signal, None if it was never started or would not go.
+
+    `stderr_tail` is what a worker that never became ready said last; once it has seen a prompt, it is not repeated.
+    """
 
     worker: WorkerId
     reason: str

@@ -10,7 +10,7 @@ import msgspec
 from pool.events import Fault, FaultKind, Finish, TurnRequest, TurnSink
 from pool.protocol import dialect_v2 as dialect
 from pool.protocol.connection import MAX_IN_FLIGHT, Answered, Connection, Expired, Refused
-from pool.protocol.framing import Oversized
+from pool.protocol.framing import HEAD_BYTES, Oversized
 from pool.protocol.messages import Garbage, Notification, Request, RpcError, encode
 from pool.turn import Calls, Step, Turn, TurnLimits
 
@@ -144,7 +144,7 @@ class Session:
             elif isinstance(message, Oversized):
                 self._fail_thread(message.head, Fault(FaultKind.FRAME_TOO_LARGE, "a frame was too large"), now)
             elif isinstance(message, Garbage):
-                pass  # counted by the connection
+                self._fail_thread(message.head, Fault(FaultKind.PROTOCOL, "an unreadable frame"), now)
 
     def tick(self, now: float) -> None:
         """Expire what is overdue."""
@@ -176,7 +176,7 @@ class Session:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self.counters["malformed"] += 1
             fault = Fault(FaultKind.PROTOCOL, f"unreadable {message.method}")
-            self._fail_thread(bytes(message.params)[:4096], fault, now)
+            self._fail_thread(bytes(message.params)[:HEAD_BYTES], fault, now)
             return
         if note is None:
             if message.method not in dialect.IGNORED:
@@ -231,12 +231,15 @@ class Session:
             if token.handshake:
                 self._facts.append(HandshakeFailed("initialize was not answered"))
             return
-        if token.step in OPENING:
+        if token.turn.is_closed:
+            return
+        had_ended = token.turn.has_ended
+        calls = token.turn.on_expiry(token.step, now)
+        if token.step in OPENING and token.turn.has_ended and not had_ended:
             self._strikes += 1
             if self._strikes == STRIKES:
                 self._facts.append(Unresponsive())
-        if not token.turn.is_closed:
-            self._send(token.lease_id, token.turn, token.turn.on_expiry(token.step, now), now)
+        self._send(token.lease_id, token.turn, calls, now)
 
     def _clean_up_after(self, token: _Token, message: _Answer, now: float) -> None:
         """A late answer may tell of a thread or a turn that nobody owns any more: end it."""
@@ -260,7 +263,7 @@ class Session:
 
     def _on_request(self, message: Request) -> None:
         if message.method == dialect.TOOL_CALL_REQUEST:
-            return
+            return  # the call went to the client, and the turn is being interrupted
         self.counters["declined"] += 1
         result = dialect.decline(message.method)
         if result is None:

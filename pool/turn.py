@@ -82,6 +82,9 @@ class Call(NamedTuple):
 
 Calls = tuple[Call, ...]
 
+_SPENT = TurnRequest("", "", ())
+"""In place of a request that is not needed any more: it may hold megabytes, and the turn is remembered longer."""
+
 
 class Turn:
     """The life of one turn, from thread/start to thread/unsubscribe.
@@ -171,7 +174,8 @@ class Turn:
                     return self._close(now)
                 self._move(Phase.RUNNING, now)
                 self._progress_at = now
-                return (Call(Step.TURN_START, dialect.turn_start(self.thread_id, self._request)),)
+                request, self._request = self._request, _SPENT
+                return (Call(Step.TURN_START, dialect.turn_start(self.thread_id, request)),)
             case Step.TURN_START:
                 return self._learn_turn_id(dialect.turn_start_result(result).turn.id, now)
             case Step.INTERRUPT:
@@ -349,3 +353,5 @@ class Turn:
             raise IllegalTransition("turn", self.phase.name, target.name, str(self.story))
         self.story.tell(now, target.name)
         self.phase = target
+        if target is Phase.CLOSED:
+            self._request = _SPENT

@@ -50,27 +50,39 @@ class Worker:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._child: Child | None = None
+        self._home: Home | None = None
         self._is_write_due = False
+        self._has_booted = False
         self._stop: asyncio.Future[str] = self._loop.create_future()
         self._eof: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> WorkerExit:
         """Live until the process ends or `stop` is called; nothing of the worker is left afterwards. Never raises."""
-        home: Home | None = None
         try:
-            spec = self._spec
-            home = await asyncio.to_thread(Home.create, spec.run, _directory(self.id), spec.profile, spec.models)
-            reason = await self._live(home)
+            reason = await self._live()
         except OSError as error:
             reason = f"it could not be started: {error.strerror or error}"
         except Exception as error:  # noqa: BLE001 - the boundary that keeps one worker's bug from its siblings
             self._events.bug(self.id, error)
             reason = "a bug of ours"
         except asyncio.CancelledError:
+            self.session.lose("the service is stopping", self._loop.time())
             if self._child is not None:
                 self._child.kill()
             raise
-        return await self._end(home, reason)
+        self._events.broken(self.id, reason)
+        self.session.lose(reason, self._loop.time())
+        code: int | None = None
+        try:
+            if self._child is not None:
+                code = await self._child.stop()
+            if self._home is not None:
+                await asyncio.to_thread(self._home.remove)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._events.bug(self.id, error)
+        # What it said before it ever saw a prompt may be told.
+        stderr_tail = self._child.stderr_tail if self._child is not None and not self._has_booted else ""
+        return WorkerExit(self.id, reason, code, stderr_tail)
 
     def stop(self, reason: str) -> None:
         """End it; its open turns are lost."""
@@ -91,18 +103,21 @@ class Worker:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    async def _live(self, home: Home) -> str:
+    async def _live(self) -> str:
         """Why it ended."""
+        spec = self._spec
+        home = await asyncio.to_thread(Home.create, spec.run, _directory(self.id), spec.profile, spec.models)
+        self._home = home
         if self._stop.done():
             return self._stop.result()
         child = self._child = await Child.spawn(
-            [str(self._spec.binary), "app-server"],
-            env=home.environment(self._spec.profile),
+            [str(spec.binary), "app-server"],
+            env=home.environment(spec.profile),
             cwd=home.cwd,
             on_stdout=self._on_stdout,
             on_eof=self._on_eof,
         )
-        self._give(lambda now: self.session.open(now, self._spec.profile.init_timeout_s))
+        self._give(lambda now: self.session.open(now, spec.profile.init_timeout_s))
         ends: list[asyncio.Future[Any]] = [child.exited, self._eof]
         await asyncio.wait([*ends, self._stop], return_when=asyncio.FIRST_COMPLETED)
         if self._stop.done():
@@ -111,18 +126,6 @@ class Worker:
         # Either may be seen first: its last answers may still be in the pipe, its exit not reported yet.
         await asyncio.wait(ends, timeout=LAST_WORDS_S, return_when=asyncio.ALL_COMPLETED)
         return _exit_reason(child.exited.result()) if child.exited.done() else "it closed its stdout"
-
-    async def _end(self, home: Home | None, reason: str) -> WorkerExit:
-        self._events.broken(self.id, reason)
-        self.session.lose(reason, self._loop.time())
-        code: int | None = None
-        stderr_tail = ""
-        if self._child is not None:
-            code = await self._child.stop()
-            stderr_tail = self._child.stderr_tail
-        if home is not None:
-            await asyncio.to_thread(home.remove)
-        return WorkerExit(self.id, reason, code, stderr_tail)
 
     def _on_stdout(self, data: bytes) -> None:
         self._give(lambda now: self.session.receive(data, now))
@@ -171,6 +174,7 @@ class Worker:
             found = ".".join(map(str, version))
             self._events.unfit(self.id, f"Codex CLI {found} is too old: {needed} or newer is needed")
         else:
+            self._has_booted = True
             self._events.booted(self.id, ".".join(map(str, version)))
 
 

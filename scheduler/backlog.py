@@ -33,6 +33,11 @@ class Backlog:
             self._deadlines = [(at, ticket) for ticket, at in self._waiting.items()]
             heapq.heapify(self._deadlines)
 
+    def push_front(self, ticket: int, expires_at: float) -> None:
+        """Put a ticket back where it was taken from; the limit is for new ones."""
+        self.push(ticket, expires_at)
+        self._waiting.move_to_end(ticket, last=False)
+
     def pop(self) -> int | None:
         """The ticket whose turn it is, taken out; None when nobody waits."""
         return self._waiting.popitem(last=False)[0] if self._waiting else None

@@ -18,6 +18,7 @@ from scheduler.state import (
     Effect,
     Forget,
     Interrupt,
+    NotStarted,
     QueueSnapshot,
     SchedulerState,
     SeatsFreed,
@@ -62,6 +63,7 @@ class Scheduler:
         self._inbox = Inbox[Stimulus](self._handle)
         self._is_draining = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -157,11 +159,12 @@ class Scheduler:
                 assert_never(effect)
 
     def _start(self, ticket: Ticket, now: float) -> None:
-        ticket.started_at = now
-        self._observer.turn_started(ticket.job, now - ticket.submitted_at)
         ticket.lease = self._seats.try_start(ticket.job.profile, ticket.job.turn, ticket)
         if ticket.lease is None:
-            raise RuntimeError(f"a seat that was free is not: {self._state.story(ticket.id)}")
+            self._inbox.put(NotStarted(ticket.id))
+            return
+        ticket.started_at = now
+        self._observer.turn_started(ticket.job, now - ticket.submitted_at)
 
     def _settle(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         started_at = ticket.started_at if ticket.started_at is not None else now
@@ -171,12 +174,13 @@ class Scheduler:
     def _set_timer(self) -> None:
         """One timer, for the earliest deadline."""
         deadline = self._state.next_deadline()
-        if self._timer is not None and self._timer.when() != deadline:
+        if deadline == self._timer_at:
+            return
+        if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if deadline is not None and self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer)
+        self._timer_at = deadline
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer = self._timer_at = None
         self._apply(Ticked())

@@ -31,6 +31,7 @@ TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
     {
         (TicketState.WAITING, TicketState.RUNNING),
         (TicketState.WAITING, TicketState.OVER),
+        (TicketState.RUNNING, TicketState.WAITING),
         (TicketState.RUNNING, TicketState.ENDING),
         (TicketState.RUNNING, TicketState.OVER),
         (TicketState.ENDING, TicketState.OVER),
@@ -55,6 +56,12 @@ class SeatsFreed(NamedTuple):
 
     profile: str
     free: int = 0
+
+
+class NotStarted(NamedTuple):
+    """The seat that this ticket was to get has gone in the same step."""
+
+    ticket: int
 
 
 class TurnEnded(NamedTuple):
@@ -84,7 +91,7 @@ class CutOffReached(NamedTuple):
     """The time to drain is over."""
 
 
-Stimulus = Submitted | SeatsFreed | TurnEnded | ClientLeft | BufferFilled | Ticked | CutOffReached
+Stimulus = Submitted | SeatsFreed | NotStarted | TurnEnded | ClientLeft | BufferFilled | Ticked | CutOffReached
 
 
 # --- effects -----------------------------------------------------------------------------------------------------
@@ -122,7 +129,9 @@ Effect = Start | Interrupt | Settle | Forget
 class _Ticket:
     id: int
     profile: str
-    since: float
+    submitted_at: float
+    expires_at: float
+    started_at: float = 0.0
     state: TicketState = TicketState.WAITING
     story: Story = field(default_factory=lambda: Story(16))
 
@@ -187,13 +196,15 @@ class SchedulerState:
         effects: list[Effect] = []
         match stimulus:
             case Submitted(ticket_id, profile, expires_at, free):
-                ticket = _Ticket(ticket_id, profile, now)
+                ticket = _Ticket(ticket_id, profile, now, expires_at)
                 ticket.story.tell(now, "submitted")
                 self._tickets[ticket_id] = ticket
                 self._queues[profile].backlog.push(ticket_id, expires_at)
                 self._start(profile, free, now, effects)
             case SeatsFreed(profile, free):
                 self._start(profile, free, now, effects)
+            case NotStarted(ticket_id):
+                self._on_not_started(self._tickets[ticket_id], now, effects)
             case TurnEnded(ticket_id, end):
                 self._on_turn_ended(ticket_id, end, now, effects)
             case ClientLeft(ticket_id):
@@ -229,10 +240,20 @@ class SchedulerState:
         while free > 0 and (ticket_id := queue.backlog.pop()) is not None:
             ticket = self._tickets[ticket_id]
             self._move(ticket, TicketState.RUNNING, now)
-            ticket.since = now
+            ticket.started_at = now
             queue.running += 1
             free -= 1
             effects.append(Start(ticket_id))
+
+    def _on_not_started(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:
+        """Back to where it was taken from, unless it has been given up meanwhile."""
+        queue = self._queues[ticket.profile]
+        queue.running -= 1
+        if ticket.state is TicketState.ENDING:
+            self._forget(ticket, now, effects)
+        else:
+            self._move(ticket, TicketState.WAITING, now)
+            queue.backlog.push_front(ticket.id, ticket.expires_at)
 
     def _on_turn_ended(self, ticket_id: int, end: TurnEnd, now: float, effects: list[Effect]) -> None:
         ticket = self._tickets.get(ticket_id)
@@ -240,7 +261,7 @@ class SchedulerState:
             return
         queue = self._queues[ticket.profile]
         queue.running -= 1
-        queue.hold_s += HOLD_SMOOTHING * (now - ticket.since - queue.hold_s)
+        queue.hold_s += HOLD_SMOOTHING * (now - ticket.started_at - queue.hold_s)
         if ticket.state is TicketState.RUNNING:
             effects.append(Settle(ticket_id, Ended(end)))
         self._forget(ticket, now, effects)
@@ -261,7 +282,7 @@ class SchedulerState:
     def _expire(self, queue: _Queue, now: float, effects: list[Effect]) -> None:
         for ticket_id in queue.backlog.pop_expired(now):
             ticket = self._tickets[ticket_id]
-            effects.append(Settle(ticket_id, Expired(now - ticket.since, self.retry_after_s(ticket.profile))))
+            effects.append(Settle(ticket_id, Expired(now - ticket.submitted_at, self.retry_after_s(ticket.profile))))
             self._forget(ticket, now, effects)
 
     def _forget(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:

@@ -40,23 +40,22 @@ class Keyring:
             raise ApiError(status=401, message="unauthorized", type="authentication_error", code="invalid_api_key")
         return tenant
 
-    async def admit(self, authorization: str | None) -> str:
-        """As `tenant`, and one request is counted against the key's contract. Never waits.
+    async def count(self, tenant: str) -> None:
+        """Count one request against the tenant's contract. Never waits.
 
         Raises:
-            ApiError: 401 as above, or 429 when the contract is used up.
+            ApiError: 429 when the contract is used up.
         """
-        tenant = self.tenant(authorization)
         limiter = self._limiters.get(tenant)
-        if limiter is not None:
-            if not limiter.has_capacity():
-                raise ApiError(
-                    status=429,
-                    message="rate limit exceeded",
-                    type="rate_limit_error",
-                    code="rate_limited",
-                    retry_after_s=limiter.time_period / limiter.max_rate,
-                    retryable=True,
-                )
-            await limiter.acquire()
-        return tenant
+        if limiter is None:
+            return
+        if not limiter.has_capacity():
+            raise ApiError(
+                status=429,
+                message="rate limit exceeded",
+                type="rate_limit_error",
+                code="rate_limited",
+                retry_after_s=limiter.time_period / limiter.max_rate,
+                retryable=True,
+            )
+        await limiter.acquire()

@@ -17,6 +17,7 @@ from pool.errors import ConfigurationError, EnvironmentUnfit
 from pool.pool import FirstBoot, Pool
 from service import __version__
 from service.app import application, build
+from service.http import Runner
 from service.settings import Settings, profiles
 from service.state import Service
 
@@ -81,9 +82,9 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> list[FirstBoo
         pool.discard()
 
 
-def http_runner(service: Service) -> web.AppRunner:
+def http_runner(service: Service) -> Runner:
     """What answers HTTP: a handler is cancelled when its client leaves, and gets the body as it was sent."""
-    return web.AppRunner(
+    return Runner(
         application(service),
         handler_cancellation=True,
         access_log=None,

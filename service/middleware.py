@@ -15,6 +15,7 @@ from service.state import FACTS, REQUEST_ID, SERVICE
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 UNKNOWN_ROUTE = "unknown"
+SERVER_NAME = "codex-completions"
 
 
 @web.middleware
@@ -22,7 +23,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id, answer its errors, and say in one line how it went."""
     observability = request.app[SERVICE].observability
     route = route_label(request)
-    request[REQUEST_ID] = request_id = _new_id()
+    request[REQUEST_ID] = request_id = new_id()
     facts: dict[str, object] = {"request_id": request_id}
     request[FACTS] = facts
     began_at = time.perf_counter()
@@ -40,14 +41,15 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request's id on its answer, our name instead of the libraries' versions, and a farewell when we drain."""
-    response.headers["x-request-id"] = request.get(REQUEST_ID) or _new_id()  # refused before the middleware
-    response.headers["Server"] = "codex-completions"
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or new_id()  # refused before the middleware
+    response.headers["Server"] = SERVER_NAME
     if request.app[SERVICE].scheduler.is_draining:  # the client's next request is for somebody else
         response.headers["Connection"] = "close"
         response.force_close()
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """A request id that nobody else has."""
     return f"req_{secrets.token_hex(12)}"
 
 

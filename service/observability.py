@@ -211,7 +211,7 @@ class Observability(PoolObserver, SchedulerObserver):
         log = self.log.info if expected else self.log.warning
         log("worker.exited", worker=str(end.worker), code=end.code, reason=end.reason)
         if end.stderr_tail:
-            self.log.debug("worker.stderr", worker=str(end.worker), tail=end.stderr_tail[-1000:])
+            self.log.warning("worker.stderr", worker=str(end.worker), tail=end.stderr_tail[-1000:])
 
     def frames_counted(self, counts: dict[str, int]) -> None:
         for kind, count in counts.items():

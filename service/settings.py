@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 from pydantic_settings.sources import EnvSettingsSource
@@ -63,7 +64,7 @@ class ServerSettings(_Model):
     commit_delay_s: Seconds = Field(2.0, description="How long the status line is held back for a clean error.")
     keepalive_s: Seconds = Field(15.0, description="Between comments that keep idle streams open.")
     write_timeout_s: Seconds = Field(30.0, description="How long a client may take to read what was sent.")
-    drain_timeout_s: Seconds = Field(30.0, description="How long running answers may go on after SIGTERM.")
+    drain_timeout_s: Seconds = Field(20.0, description="How long running answers may go on after SIGTERM.")
     protect_models: bool = Field(default=False, description="Ask for a key on /v1/models too.")
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key to other hosts than this one.")
     max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt in characters; unset: no limit.")
@@ -120,7 +121,7 @@ class ProfileSettings(_Model):
     codex_bin: Path | None = Field(None, description="The CLI; unset: the packaged one, then PATH.")
     workers: int = Field(2, ge=1, le=64, description="Processes.")
     slots: int = Field(8, ge=1, le=MAX_SLOTS, description="Turns that one process runs at once.")
-    queue_max: int = Field(64, ge=0, le=100_000, description="Jobs that may wait for a seat.")
+    queue_max: int = Field(64, ge=1, le=100_000, description="Jobs that may wait for a seat.")
     queue_budget_s: Seconds = Field(10.0, description="How long a job may wait for a seat.")
     pass_env: tuple[str, ...] = Field((), description="Variables that workers get as they are, such as HTTPS_PROXY.")
     init_timeout_s: Seconds = Field(10.0, description="From spawn to the answered handshake.")
@@ -185,6 +186,9 @@ class Settings(BaseSettings):
         names = [key.name for key in self.keys] + (["default"] if self.api_key else [])
         if len(set(names)) != len(names):
             raise ValueError("keys: every key needs a name of its own ('default' is the one in api_key)")
+        hashes = self.key_hashes().values()
+        if len(set(hashes)) != len(hashes):
+            raise ValueError("keys: two of them are the same key")
         if len({name.lower() for name in self.models}) != len(self.models):
             raise ValueError("models: names must differ in more than upper and lower case")
         return self
@@ -235,28 +239,40 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         if "api_key" in values:
             raise ConfigurationError(f"{path}: api_key: no clear-text key in a file; use [[keys]] with its sha256")
     _refuse_outlived(environ)
+    overlay = _overlay(environ)
     try:
-        return _from(values, environ)
-    except SettingsError as error:
-        raise ConfigurationError(f"environment: {error}") from error
+        return Settings(**_merge(values, overlay))
     except ValidationError as error:
-        raise ConfigurationError(f"{path or 'settings'}: {_first_line(error)}") from error
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        source = "environment" if _has(overlay, first["loc"]) else path or "settings"
+        raise ConfigurationError(f"{source}: {_line(first)}") from error
 
 
-def _from(values: dict[str, Any], environ: Mapping[str, str]) -> Settings:
-    """Settings from file values, with `environ` (and the predecessor's names in it) on top."""
+def _overlay(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that the environment makes, the predecessor's names among them."""
     merged = dict(environ)
     for name, place in ALIASES.items():
         if name in environ:
             merged.setdefault(PREFIX + "__".join(place).upper(), environ[name])
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): value for name, value in merged.items()}
-    overlay = source()
     for name in merged:
         field = name.removeprefix(PREFIX).split("__")[0].lower()
         if name.startswith(PREFIX) and field not in Settings.model_fields:
             raise ConfigurationError(f"environment: {name}: unknown setting")
-    return Settings(**_merge(values, overlay))
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in merged.items()}
+    try:
+        return source()
+    except SettingsError as error:
+        raise ConfigurationError(f"environment: {error}") from error
+
+
+def _has(value: Any, place: tuple[int | str, ...]) -> bool:
+    """`value` holds something at `place`."""
+    for part in place:
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return bool(place)
 
 
 def _merge(below: Any, above: Any) -> Any:
@@ -278,11 +294,10 @@ def _is_true(value: str) -> bool:
     return value.strip().lower() in ("1", "true", "yes", "on")
 
 
-def _first_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    unknown = first["type"] == "extra_forbidden"
-    message = "unknown setting" if unknown else str(first["msg"]).removeprefix("Value error, ")
+def _line(error: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    unknown = error["type"] == "extra_forbidden"
+    message = "unknown setting" if unknown else error["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
 
 

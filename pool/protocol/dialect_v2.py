@@ -320,7 +320,7 @@ _BY_STATUS = {
 
 
 def _by_status(status: int, message: str) -> FaultKind:
-    if status == 404 and "model" not in message:
+    if status == 404 and "model" not in message.partition(", url:")[0]:
         return FaultKind.UPSTREAM  # the provider's address is wrong, not the client's model
     return _BY_STATUS.get(status, FaultKind.UPSTREAM)
 
@@ -381,4 +381,4 @@ def decline(method: str) -> dict[str, Any] | None:
 
 
 TOOL_CALL_REQUEST = "item/tool/call"
-"""Never answered: the call went to the client, and the turn is being interrupted."""
+"""The model calls one of the caller's functions: the client's business, not the worker's."""

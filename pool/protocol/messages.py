@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from pool.protocol.framing import HEAD_BYTES
+
 RequestId = int | str
 
 
@@ -60,9 +62,9 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Garbage(msgspec.Struct, frozen=True):
-    """A line that is none of the four shapes."""
+    """A line that is none of the four shapes; `head` is its beginning."""
 
-    size_bytes: int
+    head: bytes
 
 
 Message = Request | Notification | Reply | Failure | Garbage
@@ -77,18 +79,18 @@ def decode(line: bytes) -> Message:
     try:
         frame = _decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Garbage(len(line))
+        return Garbage(line[:HEAD_BYTES])
     if frame.method is not None:
         if frame.id is None:
             return Notification(frame.method, frame.params)
         return Request(frame.id, frame.method, frame.params)
     if frame.id is None:
-        return Garbage(len(line))
+        return Garbage(line[:HEAD_BYTES])
     if frame.error is not None:
         return Failure(frame.id, frame.error)
     if len(frame.result):
         return Reply(frame.id, frame.result)
-    return Garbage(len(line))
+    return Garbage(line[:HEAD_BYTES])
 
 
 def encode(frame: dict[str, Any]) -> bytes:

@@ -41,8 +41,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         ApiError: anything that goes wrong before the first byte of the answer.
     """
     service = request.app[SERVICE]
-    tenant = await service.keyring.admit(request.headers.get(hdrs.AUTHORIZATION))
+    tenant = service.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
     request[FACTS]["tenant"] = tenant
+    await service.keyring.count(tenant)
     chat = parse_chat(
         await _body(request, service.settings.server),
         known_model=service.routes.__contains__,

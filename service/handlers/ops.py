@@ -82,9 +82,14 @@ async def livez(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus' text format; for other hosts than this one a key is needed, unless configured otherwise."""
     service = request.app[SERVICE]
-    if not service.settings.server.open_metrics and not _is_local(request.remote):
+    if not service.settings.server.open_metrics and (not _is_local(request.remote) or _is_forwarded(request)):
         service.keyring.tenant(request.headers.get("Authorization"))
     return await server_stats(request)
+
+
+def _is_forwarded(request: web.Request) -> bool:
+    """A proxy on this host speaks for somebody else."""
+    return any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP"))
 
 
 def _is_local(remote: str | None) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.events import FaultKind, Finish, TextDelta, ToolCall, TurnEvent, TurnRequest, Usage
+from pool.events import FaultKind, Finish, TextDelta, ToolCall, ToolSpec, TurnEvent, TurnRequest, Usage
 from pool.protocol.connection import MAX_IN_FLIGHT
 from pool.protocol.framing import MAX_LINE_BYTES
 from pool.session import HandshakeFailed, Handshaken, InterruptIgnored, Session, TurnClosed, Unresponsive
@@ -17,6 +17,7 @@ from tests.support.examples import trying
 from tests.support.sinks import RecordingSink
 
 DATA = Path(__file__).with_name("data")
+TOOL = ToolSpec("get_weather", "Current weather", {"type": "object"})
 USER_AGENT = "codex_completions/0.163.0 (Debian 12.0.0; x86_64) unknown (codex_completions; 1.2.3)"
 
 
@@ -94,7 +95,7 @@ def replay(name: str, chunk_bytes: int) -> tuple[RecordingSink, Session]:
         for start in range(0, len(data), chunk_bytes):
             desk.session.receive(data[start : start + chunk_bytes], desk.now)
         if any(isinstance(fact, Handshaken) for fact in desk.session.take_facts()):
-            desk.session.start_turn(1, TurnRequest("m", "", ({"role": "user"},)), sink, desk.now)
+            desk.session.start_turn(1, TurnRequest("m", "", ({"role": "user"},), (TOOL,)), sink, desk.now)
     assert desk.sent() == []
     return sink, desk.session
 
@@ -205,6 +206,23 @@ def test_two_turns_in_a_row_that_cannot_begin_make_the_worker_unresponsive() -> 
     assert desk.facts[3:] == [TurnClosed(3)], "told once"
 
 
+def test_turns_that_visibly_run_are_no_strikes_though_their_answers_are_lost() -> None:
+    desk = Desk()
+    for number, thread in enumerate("AB"):
+        desk.runs(number, thread, answers=2)
+        desk.says(delta(thread, "text"))
+    desk.waits(LIMITS.start_s)
+    assert desk.facts == []
+
+
+def test_a_damaged_line_fails_the_turn_whose_it_was() -> None:
+    desk = Desk()
+    victim, other = desk.runs(1, "A"), desk.runs(2, "B")
+    desk.session.receive(b'{"method":"item/agentMessage/delta","params":{"threadId":"A","turnId":"x","del\n', desk.now)
+    assert victim.outcome == FaultKind.PROTOCOL
+    assert other.outcome is None
+
+
 def test_an_answer_between_two_lost_ones_clears_the_worker() -> None:
     desk = Desk()
     desk.starts(1)
@@ -307,8 +325,9 @@ def test_a_request_that_we_do_not_know_is_answered_with_an_error() -> None:
     assert desk.session.counters["declined"] == 1
 
 
-def test_a_tool_call_request_is_not_answered() -> None:
+def test_a_call_of_the_callers_tool_is_not_answered() -> None:
     desk = Desk()
+    desk.runs(1, "A", tools=(TOOL,))
     desk.says({"method": "item/tool/call", "id": 0, "params": {"threadId": "A", "tool": "t"}})
     assert desk.sent() == []
     assert desk.session.counters["declined"] == 0

@@ -154,6 +154,27 @@ async def test_a_profile_that_has_no_seats_yet_lets_jobs_wait() -> None:
 
 
 @in_virtual_time
+async def test_a_job_whose_seat_goes_while_another_takes_one_waits_for_the_next() -> None:
+    house = House(seats=0)
+    tickets = [house.submit(name) for name in ("one", "two")]
+
+    def lose_the_other(_turn: FakeTurn) -> None:
+        house.seats.at_start = lambda _next: None
+        house.seats._free["main"] = 0
+
+    house.seats.at_start = lose_the_other
+    house.seats.frees("main", 2)
+    assert house.running() == ["one"]
+    house.check()
+    house.seats.frees("main")
+    assert house.running() == ["one", "two"]
+    house.seats.finishes(0)
+    house.seats.finishes(1)
+    assert [ticket.outcome for ticket in tickets] == [Ended(STOP)] * 2
+    house.check()
+
+
+@in_virtual_time
 async def test_a_job_that_gets_no_seat_in_its_time_is_told_on_the_dot() -> None:
     house = House()
     house.submit("runs")

@@ -17,6 +17,7 @@ from scheduler.state import (
     Effect,
     Forget,
     Interrupt,
+    NotStarted,
     SchedulerState,
     SeatsFreed,
     Settle,
@@ -211,6 +212,38 @@ def test_the_hold_counts_from_the_start_and_not_from_the_submission() -> None:
     assert row.hold_s == FIRST_GUESS_S
 
 
+# --- a seat that is gone when it is to be taken ----------------------------------------------------------------
+
+
+def test_a_ticket_whose_seat_has_gone_waits_on_at_its_old_place() -> None:
+    state = waiting(1, 2)
+    state.handle(SeatsFreed("main", 1), NOW)
+    assert state.handle(NotStarted(1), NOW + 1.0) == ()
+    state.validate()
+    assert state.handle(SeatsFreed("main", 2), NOW + 2.0) == (Start(1), Start(2))
+    state.validate()
+
+
+def test_a_ticket_whose_seat_has_gone_keeps_its_deadline() -> None:
+    state = SchedulerState({"main": 1})
+    state.handle(Submitted(1, "main", NOW + 5.0, 1), NOW)
+    state.handle(NotStarted(1), NOW + 4.0)
+    assert state.next_deadline() == NOW + 5.0
+    settled, _ = state.handle(Ticked(), NOW + 5.0)
+    assert isinstance(settled, Settle)
+    assert isinstance(settled.outcome, Expired)
+    assert settled.outcome.waited_s == 5.0
+    assert state.is_idle()
+
+
+def test_a_ticket_that_was_given_up_while_its_seat_went_is_over() -> None:
+    state = running(1)
+    state.handle(ClientLeft(1), NOW)
+    assert state.handle(NotStarted(1), NOW) == (Forget(1),)
+    state.validate()
+    assert state.is_idle()
+
+
 # --- the table -------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +258,8 @@ def test_the_table_has_no_move_that_never_happens() -> None:
     state = Watched({"main": 10})
     for ticket in (1, 2, 3):
         state.handle(Submitted(ticket, "main", NOW + 1.0, 0), NOW)
+    state.handle(SeatsFreed("main", 1), NOW)
+    state.handle(NotStarted(1), NOW)
     state.handle(SeatsFreed("main", 2), NOW)
     state.handle(TurnEnded(1, END), NOW)
     state.handle(ClientLeft(2), NOW)
@@ -234,9 +269,9 @@ def test_the_table_has_no_move_that_never_happens() -> None:
 
 
 def test_a_move_that_is_not_in_the_table_is_our_bug_and_tells_the_story() -> None:
-    state = running(1)
-    with pytest.raises(IllegalTransition, match=r"ticket 1: running -> waiting(.|\n)*submitted"):
-        state._move(state._tickets[1], TicketState.WAITING, NOW)
+    state = waiting(1)
+    with pytest.raises(IllegalTransition, match=r"ticket 1: waiting -> ending(.|\n)*submitted"):
+        state._move(state._tickets[1], TicketState.ENDING, NOW)
 
 
 def test_a_ticket_has_a_story_until_it_is_over() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,33 @@ async def test_a_prompt_over_the_limit_is_the_predecessors_403(tmp_path: Path) -
 
 
 # --- no seat -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"what is this\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nno colon here\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_what_is_not_http_is_refused_in_our_shape_and_costs_one_connection(
+    api: RunningService, rubbish: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(rubbish)
+    async with asyncio.timeout(WAIT_S):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert re.match(rb"HTTP/1\.[01] 400 ", head)
+    assert b"x-request-id: req_" in head.lower()
+    assert b"aiohttp" not in head
+    error = json.loads(body)["error"]
+    assert (error["code"], error["type"], error["param"]) == ("malformed_http", "invalid_request_error", None)
+    assert b"x" * 100 not in body
+    assert (await api.chat()).status == 200
 
 
 async def test_an_expectation_is_met_or_refused_with_an_id(api: RunningService) -> None:

@@ -243,6 +243,11 @@ async def test_metrics_are_shown_to_other_hosts_only_with_a_key(
     assert (await api.get("/metrics", headers=AUTHORIZED)).status == 200
 
 
+async def test_a_proxy_on_this_host_speaks_for_other_hosts(api: RunningService) -> None:
+    for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded"):
+        assert (await api.get("/metrics", headers={header: "192.0.2.7"})).status == 401
+
+
 async def test_metrics_can_be_opened_to_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.handlers.ops._is_local", lambda _remote: False)
     async with running_service(tmp_path, server={"open_metrics": True}) as api:

@@ -74,6 +74,17 @@ def test_the_environment_wins_over_the_file_name_by_name(write: Write) -> None:
     assert settings.log.level == "debug"
 
 
+def test_a_mistake_in_the_environment_is_not_blamed_on_the_file(write: Write) -> None:
+    path = write("[server]\nport = 1000\n")
+    for environ in ({"PORT": "x"}, {"PROXY_API_KEY": "weak"}, {"CODEX_COMPLETIONS_PROFILES__DEFAULT__SLOTS": "99"}):
+        with pytest.raises(ConfigurationError) as caught:
+            load(path, environ)
+        assert str(caught.value).startswith("environment: ")
+    with pytest.raises(ConfigurationError) as caught:
+        load(write("[server]\nport = 'x'\n"), {"CODEX_COMPLETIONS_SERVER__HOST": "::1"})
+    assert str(caught.value).startswith(f"{path.parent}")
+
+
 def test_a_list_in_the_environment_is_json() -> None:
     keys = json.dumps([{"name": "alice", "sha256": HASH, "requests_per_minute": 60}])
     settings = load(None, {"CODEX_COMPLETIONS_KEYS": keys})
@@ -134,6 +145,10 @@ def test_our_own_name_wins_over_the_predecessors() -> None:
         ("models = {}", "models"),
         ("[models.x]\nprofile = 'absent'", "models.x: there is no profile 'absent'"),
         ("[models.x]\neffort = 'huge'", "models.x.effort"),
+        (
+            f"[[keys]]\nname='a'\nsha256='{HASH}'\n[[keys]]\nname='b'\nsha256='{HASH}'",
+            "keys: two of them are the same key",
+        ),
         ("[models.Big]\n[models.big]", "models: names must differ in more than upper and lower case"),
         ("[[keys]]\nname = 'a'\nsha256 = 'abc'", "keys.0.sha256"),
         (f"[[keys]]\nname = 'a b'\nsha256 = '{HASH}'", "keys.0.name"),
@@ -338,7 +353,7 @@ PROFILE = st.fixed_dictionaries(
     optional={
         "workers": st.integers(1, 64),
         "slots": st.integers(1, 10),
-        "queue_max": st.integers(0, 100_000),
+        "queue_max": st.integers(1, 100_000),
         "models": st.lists(st.text(max_size=3), max_size=3),
         "anonymous": st.booleans(),
         "limits": st.fixed_dictionaries({}, optional={"idle_s": SECONDS, "total_s": SECONDS}),

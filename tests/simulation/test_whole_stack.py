@@ -290,6 +290,9 @@ class Simulation:
             assert self.books.settled[client.name] == (1 if client.rejection is None else 0)
             assert self.books.started[client.name] <= 1
         assert self.kernel.alive == []
+        assert not self.pool._workers
+        assert not self.pool._frames
+        assert not self.pool._boot_began
         assert [path.name for path in self.state_dir.iterdir()] == ["lock"]
         assert self.books.boots > 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pool.events import TurnRequest
+from pool.events import ToolSpec, TurnRequest
 from pool.session import Fact, Session, TurnClosed
 from pool.turn import TurnLimits
 from tests.support.sinks import RecordingSink
@@ -84,16 +84,16 @@ class Desk:
 
     # --- shorthands --------------------------------------------------------------------------------------------
 
-    def starts(self, lease_id: int, *, items: tuple[Frame, ...] = ({"role": "user"},)) -> RecordingSink:
+    def starts(self, lease_id: int, *, tools: tuple[ToolSpec, ...] = ()) -> RecordingSink:
         """A turn begins."""
         sink = RecordingSink()
-        self.session.start_turn(lease_id, TurnRequest("m", "", items), sink, self.now)
+        self.session.start_turn(lease_id, TurnRequest("m", "", ({"role": "user"},), tools), sink, self.now)
         self._note_facts()
         return sink
 
-    def runs(self, lease_id: int, thread: str, answers: int = 3) -> RecordingSink:
+    def runs(self, lease_id: int, thread: str, *, answers: int = 3, tools: tuple[ToolSpec, ...] = ()) -> RecordingSink:
         """A turn begins and is opened, up to the answer to turn/start or, with fewer `answers`, not as far."""
-        sink = self.starts(lease_id)
+        sink = self.starts(lease_id, tools=tools)
         results: list[Frame] = [{"thread": {"id": thread}}, {}, {"turn": {"id": f"turn of {thread}"}}]
         for result in results[:answers]:
             for request in self.sent()[-1:]:

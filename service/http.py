@@ -1,0 +1,57 @@
+"""The HTTP server, but for how it refuses what is not HTTP.
+
+That never becomes a request with a route, so no middleware sees it: the framework answers by itself, in plain text that
+quotes the client's bytes and names the libraries, and logs an error for what is only somebody's mistake. The framework
+has no hook for this; tests/service/test_errors_over_http.py notices when an upgrade changes what is relied on here.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from service.api.errors import ApiError, internal
+from service.middleware import SERVER_NAME, new_id
+
+
+class _Connection(web.RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - the framework's signature; it quotes the client
+    ) -> web.StreamResponse:
+        """A JSON error, after which the connection is closed."""
+        if status >= 500:
+            self.log_exception("unhandled", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")
+        error = internal() if status >= 500 else _malformed(status)
+        response = web.Response(body=error.body(), status=error.status, content_type="application/json")
+        response.headers.update({"x-request-id": new_id(), "Server": SERVER_NAME})
+        response.force_close()
+        return response
+
+
+def _malformed(status: int) -> ApiError:
+    return ApiError(
+        status=status, message="malformed HTTP request", type="invalid_request_error", code="malformed_http"
+    )
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        connection = super().__call__()
+        connection.__class__ = _Connection
+        return connection
+
+
+class Runner(web.AppRunner):
+    """Runs the application on such a server."""
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server
+        return server
