@@ -23,7 +23,7 @@ from pool.errors import ConfigurationError, EnvironmentUnfit
 from service import __version__
 from service.lifecycle import serve
 from service.observability import configure_logging
-from service.settings import Settings, load, profiles
+from service.settings import CONFIG_VARIABLE, Settings, load, profiles
 
 QUESTION = "Say hello in one sentence."
 ANSWER_TIMEOUT_S = 60.0
@@ -57,11 +57,13 @@ async def first_answer(base_url: str, key: str, model: str) -> bool:
 
 async def run(*, once: bool, environ: dict[str, str]) -> bool:
     """Serve, show one answer, and go on serving unless `once`; whether that answer came."""
-    key = environ.setdefault("CODEX_COMPLETIONS_API_KEY", f"sk-{secrets.token_urlsafe(32)}")
+    key = environ.get("CODEX_COMPLETIONS_API_KEY") or environ.get("PROXY_API_KEY") or f"sk-{secrets.token_urlsafe(32)}"
+    environ["CODEX_COMPLETIONS_API_KEY"] = key
     environ.setdefault("CODEX_COMPLETIONS_LOG__LEVEL", "warning")
     if once:
         environ.setdefault("CODEX_COMPLETIONS_SERVER__PORT", "0")
-    settings = load(None, environ)
+    path = environ.pop(CONFIG_VARIABLE, None)
+    settings = load(Path(path) if path else None, environ)
     configure_logging(settings.log.level)
     model = next(iter(settings.models))
     answered = False
@@ -69,7 +71,10 @@ async def run(*, once: bool, environ: dict[str, str]) -> bool:
     async def show(base_url: str) -> bool:
         nonlocal answered
         print(f"codex-completions {__version__} serves on {base_url}")
-        answered = await first_answer(base_url, key, model)
+        try:
+            answered = await first_answer(base_url, key, model)
+        except (TimeoutError, aiohttp.ClientError) as error:
+            print(f"\nno answer: {str(error) or 'it took too long'}")
         if not once:
             print(f"\nTry it:\n{curl(base_url, key, model)}\n\nCtrl-C stops it.\n", flush=True)
         return not once

@@ -39,26 +39,25 @@ def resolve(explicit: Path | None, search_path: str | None = None) -> Path:
     return Path(found).absolute()
 
 
-def bundled_models(binary: Path) -> list[dict[str, Any]]:
-    """The model catalogue inside the CLI, one dict a model; takes about 20 ms and a throw-away home.
+def bundled_models(binary: Path, scratch: Path | None = None) -> list[dict[str, Any]]:
+    """The model catalogue inside the CLI, one dict a model; takes a throw-away home in `scratch` (default: the usual).
 
     Raises:
         EnvironmentUnfit: the CLI cannot be run, or prints no catalogue.
     """
-    with tempfile.TemporaryDirectory(prefix="codex-completions-") as home:
-        environment = {"CODEX_HOME": home, "HOME": home, "PATH": os.defpath}
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="catalogue-", dir=scratch) as home:
             done = subprocess.run(  # noqa: S603 - the operator's own binary, fixed arguments
                 [str(binary), "debug", "models", "--bundled"],
-                env=environment,
+                env={"CODEX_HOME": home, "HOME": home, "PATH": os.defpath},
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=CATALOGUE_TIMEOUT_S,
                 check=False,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise EnvironmentUnfit(f"{binary} cannot be run: {error}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EnvironmentUnfit(f"{binary} cannot be run: {error}") from error
     try:
         models = json.loads(done.stdout)["models"]
     except (ValueError, KeyError, TypeError):

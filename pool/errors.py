@@ -1,4 +1,4 @@
-"""The pool's own errors; what the peer does wrong is a `Fault` (pool.events) or a `BootFailure`, not an exception."""
+"""The pool's own errors; what the peer does wrong is a `Fault` (pool.events), not an exception."""
 
 from __future__ import annotations
 
@@ -20,3 +20,4 @@ class IllegalTransition(PoolError):  # noqa: N818 - names the bug
 
     def __init__(self, what: str, source: str, target: str, story: str) -> None:
         super().__init__(f"{what}: {source} -> {target} is not in the table\n{story}")
+        self.story = story

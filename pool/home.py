@@ -27,7 +27,7 @@ KEY_VARIABLE = "CODEX_COMPLETIONS_UPSTREAM_KEY"
 CONTEXT_WINDOW_TOKENS = 100_000_000
 """So large that the CLI never compacts a history on its own; the upstream's limit is the limit."""
 
-_RUN_PREFIX = "run-"
+_RUN_PREFIX = "codex-completions-run-"
 
 _FEATURES_OFF = (
     "apps",
@@ -133,6 +133,10 @@ def configuration(profile: Profile, codex_home: Path) -> dict[str, Any]:
     }
 
 
+OWN_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "CODEX_HOME", "LANG", "RUST_LOG", "NO_COLOR", KEY_VARIABLE})
+"""What makes up a worker's environment, and what no profile may replace."""
+
+
 class RunDirectory:
     """The private directory of one run of the service, under the state directory; holds every worker's home.
 
@@ -182,25 +186,25 @@ def sweep(state_dir: Path) -> int:
     """Remove what crashed runs left in `state_dir`; returns how many directories went."""
     removed = 0
     for path in state_dir.glob(f"{_RUN_PREFIX}*"):
-        if not _is_alive(path):
+        if _is_left_over(path):
             shutil.rmtree(path, ignore_errors=True)
             removed += 1
     return removed
 
 
-def _is_alive(run: Path) -> bool:
-    """A running service holds the lock of this run."""
+def _is_left_over(run: Path) -> bool:
+    """A run of ours that no running service holds the lock of; what has no lock file of ours is none of ours."""
     try:
         lock = os.open(run / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+    except OSError:
+        return False
     finally:
         os.close(lock)
-    return False
+    return True
 
 
 class Home:
@@ -220,12 +224,16 @@ class Home:
             OSError: the directory cannot be written.
         """
         home = cls(run / name)
-        for path in (home.root, home.codex_home, home.cwd, home.temp):
-            path.mkdir(mode=0o700)
-        (home.codex_home / "config.toml").write_text(tomli_w.dumps(configuration(profile, home.codex_home)))
-        (home.codex_home / "models.json").write_bytes(models)
-        if profile.credentials.auth_file is not None:
-            (home.codex_home / "auth.json").symlink_to(profile.credentials.auth_file.absolute())
+        try:
+            for path in (home.root, home.codex_home, home.cwd, home.temp):
+                path.mkdir(mode=0o700)
+            (home.codex_home / "config.toml").write_text(tomli_w.dumps(configuration(profile, home.codex_home)))
+            (home.codex_home / "models.json").write_bytes(models)
+            if profile.credentials.auth_file is not None:
+                (home.codex_home / "auth.json").symlink_to(profile.credentials.auth_file.absolute())
+        except OSError:
+            home.remove()
+            raise
         return home
 
     def environment(self, profile: Profile) -> dict[str, str]:

@@ -105,7 +105,7 @@ class Pool:
                 raise ConfigurationError(f"profile {profile.name}: auth_file {auth_file} does not exist: log in first")
             path = binary.resolve(profile.codex_bin, search_path)
             if path not in catalogues:
-                catalogues[path] = binary.bundled_models(path)
+                catalogues[path] = binary.bundled_models(path, run.path)
             models = catalogue(catalogues[path], (profile.default_model, *profile.models))
             self._specs[profile.name] = LaunchSpec(profile, path, models, run.path, self._service_version)
 

@@ -8,13 +8,17 @@ from pool.events import TurnEnd, TurnRequest
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a client asked, validated. `tenant` is who is charged; `queue_budget_s` is how long it may wait."""
+    """What a client asked, validated.
+
+    `tenant` is who is charged; `queue_budget_s` is how long it may wait; `size` is about its text, in characters.
+    """
 
     id: str
     profile: str
     tenant: str
     turn: TurnRequest
     queue_budget_s: float
+    size: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ class SchedulerObserver:
     """Override what you want to hear. Called synchronously: must neither wait nor raise."""
 
     def job_rejected(self, job: Job, reason: str) -> None:
-        """A job was turned away at the door: `queue_full` or `draining`."""
+        """A job was turned away at the door: `queue_full`, `too_much_text` or `draining`."""
 
     def turn_started(self, job: Job, waited_s: float) -> None:
         """A job got its seat."""

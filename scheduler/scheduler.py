@@ -48,17 +48,25 @@ class Seats(Protocol):
 class Scheduler:
     """One for the service. Everything is synchronous but `idle`; create it inside the running loop.
 
-    Whoever owns the pool calls `seats_freed` when it announces free seats.
+    Whoever owns the pool calls `seats_freed` when it announces free seats. `max_held` bounds the sizes of all jobs that
+    wait or run; a single one is always taken.
     """
 
     def __init__(
-        self, seats: Seats, backlog_limits: Mapping[str, int], observer: SchedulerObserver | None = None
+        self,
+        seats: Seats,
+        backlog_limits: Mapping[str, int],
+        observer: SchedulerObserver | None = None,
+        *,
+        max_held: int | None = None,
     ) -> None:
         self._seats = seats
         self._state = SchedulerState(backlog_limits)
         self._observer = observer or SchedulerObserver()
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, Ticket] = {}
+        self._max_held = max_held
+        self._held = 0
         self._next_id = 1
         self._inbox = Inbox[Stimulus](self._handle)
         self._is_draining = False
@@ -76,7 +84,7 @@ class Scheduler:
         """A ticket for the job; it has its seat already if one was free.
 
         Raises:
-            QueueFull: no seat is free and the backlog is full.
+            QueueFull: no seat is free and the backlog is full, or all jobs together hold too much text (`max_held`).
             Draining: the service takes no new work.
         """
         free = self._seats.free(job.profile)
@@ -85,6 +93,9 @@ class Scheduler:
         if self._state.would_overflow(job.profile, free):
             retry_after_s = self._state.retry_after_s(job.profile)
             self._reject(job, "queue_full", QueueFull("the queue is full", retry_after_s))
+        if self._max_held is not None and self._held + job.size > self._max_held and self._tickets:
+            retry_after_s = self._state.retry_after_s(job.profile)
+            self._reject(job, "too_much_text", QueueFull("too much text is being held", retry_after_s))
         now = self._loop.time()
         ticket = Ticket(
             self._next_id,
@@ -96,6 +107,7 @@ class Scheduler:
         )
         self._next_id += 1
         self._tickets[ticket.id] = ticket
+        self._held += job.size
         self._idle.clear()
         self._apply(Submitted(ticket.id, job.profile, now + job.queue_budget_s))
         return ticket
@@ -154,7 +166,7 @@ class Scheduler:
             case Settle(ticket_id, outcome):
                 self._settle(self._tickets[ticket_id], outcome, now)
             case Forget(ticket_id):
-                del self._tickets[ticket_id]
+                self._held -= self._tickets.pop(ticket_id).job.size
             case _:
                 assert_never(effect)
 

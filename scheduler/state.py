@@ -14,6 +14,8 @@ from scheduler.backlog import Backlog
 from scheduler.model import Abandoned, CutOff, Ended, Expired, Outcome, Overrun
 
 HOLD_SMOOTHING = 0.2
+MAX_RETRY_AFTER_S = 60.0
+"""Clients and balancers obey the hint: a guess must not send them away for an hour."""
 FIRST_GUESS_S = 1.0
 """How long a turn holds its seat, before any has been seen."""
 
@@ -140,6 +142,8 @@ class _Ticket:
 class _Queue:
     backlog: Backlog
     running: int = 0
+    most_running: int = 0
+    """At once, ever: about the seats there are, also while workers are down."""
     hold_s: float = FIRST_GUESS_S
 
 
@@ -169,7 +173,7 @@ class SchedulerState:
     def retry_after_s(self, profile: str) -> float:
         """When a seat is to be expected for one more job, from what turns took lately."""
         queue = self._queues[profile]
-        return queue.hold_s * (len(queue.backlog) + 1) / max(1, queue.running)
+        return min(MAX_RETRY_AFTER_S, queue.hold_s * (len(queue.backlog) + 1) / max(1, queue.most_running))
 
     def next_deadline(self) -> float | None:
         """When the next waiting ticket expires."""
@@ -242,6 +246,7 @@ class SchedulerState:
             self._move(ticket, TicketState.RUNNING, now)
             ticket.started_at = now
             queue.running += 1
+            queue.most_running = max(queue.most_running, queue.running)
             free -= 1
             effects.append(Start(ticket_id))
 

@@ -10,7 +10,8 @@ from pool.state import Lease
 from scheduler.model import Job, Outcome
 
 BUFFER_BYTES = 1024 * 1024
-"""How much of an answer (in characters, plus a little for each event) may wait for its reader."""
+"""How much of an answer (in characters, plus a little for each event) may wait for its reader, besides its largest
+piece: one delta of any size is no sign of a slow reader."""
 EVENT_OVERHEAD_BYTES = 64
 
 
@@ -41,6 +42,7 @@ class Ticket:
         self._on_abandon = on_abandon
         self._events: list[TurnEvent] = []
         self._buffered = 0
+        self._largest = 0
         self._reader: asyncio.Future[None] | None = None
 
     async def read(self) -> list[TurnEvent]:
@@ -55,7 +57,7 @@ class Ticket:
             finally:
                 self._reader = None
         events, self._events = self._events, []
-        self._buffered = 0
+        self._buffered = self._largest = 0
         return events
 
     def abandon(self) -> None:
@@ -69,8 +71,10 @@ class Ticket:
         if self.outcome is not None:
             return
         self._events.append(event)
-        self._buffered += EVENT_OVERHEAD_BYTES + _size(event)
-        if self._buffered > BUFFER_BYTES:
+        size = EVENT_OVERHEAD_BYTES + _size(event)
+        self._buffered += size
+        self._largest = max(self._largest, size)
+        if self._buffered - self._largest > BUFFER_BYTES:
             self._on_overflow(self.id)
         self._wake()
 

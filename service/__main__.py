@@ -18,12 +18,10 @@ from pool.errors import ConfigurationError, EnvironmentUnfit
 from service import __version__
 from service.lifecycle import check, serve
 from service.observability import configure_logging
-from service.settings import PREFIX, Settings, load
+from service.settings import CONFIG_VARIABLE, Settings, load
 
 EXIT_CONFIGURATION = 2
 EXIT_ENVIRONMENT = 3
-
-CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 from aiolimiter import AsyncLimiter
 
 from service.api.errors import ApiError
-from service.settings import Settings
+from service.settings import Settings, sha256
 
 MINUTE_S = 60.0
 
@@ -31,7 +30,7 @@ class Keyring:
             ApiError: 401, for no key, another scheme, or an unknown key.
         """
         scheme, _, key = (authorization or "").partition(" ")
-        digest = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
+        digest = sha256(key.strip())
         tenant = None
         for name, known in self._digests:
             if hmac.compare_digest(known, digest):

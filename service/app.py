@@ -11,7 +11,7 @@ from scheduler.scheduler import Scheduler
 from service import __version__
 from service.admission import Keyring
 from service.handlers import chat, models, ops
-from service.middleware import observe, sign
+from service.middleware import expect, observe, sign
 from service.observability import Observability
 from service.routing import Routes
 from service.settings import Settings, profiles
@@ -26,9 +26,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     """
     specs = profiles(settings, environ)
     observability = Observability()
-    pool = Pool(specs, settings.state_dir.expanduser(), __version__, observer=observability)
+    pool = Pool(specs, settings.state_dir, __version__, observer=observability)
     limits = {name: profile.queue_max for name, profile in settings.profiles.items()}
-    scheduler = Scheduler(pool, limits, observability)
+    scheduler = Scheduler(pool, limits, observability, max_held=settings.server.max_held_bytes)
     pool.on_freed = scheduler.seats_freed
     observability.watch(pool, scheduler)
     return Service(settings, Keyring(settings), Routes(settings), pool, scheduler, observability)
@@ -39,13 +39,16 @@ def application(service: Service) -> web.Application:
     app = web.Application(middlewares=[observe], client_max_size=service.settings.server.max_body_bytes)
     app[SERVICE] = service
     app.on_response_prepare.append(sign)
-    app.router.add_post("/v1/chat/completions", chat.create)
-    app.router.add_head("/v1/chat/completions", chat.head)
-    for path in ("/v1/models", "/v1/models/"):
-        app.router.add_get(path, models.list_models)
-    app.router.add_get("/v1/models/{id}", models.get_model)
-    app.router.add_get("/healthz", ops.healthz)
-    app.router.add_get("/readyz", ops.readyz)
-    app.router.add_get("/livez", ops.livez)
-    app.router.add_get("/metrics", ops.metrics)
+    routes = [
+        web.post("/v1/chat/completions", chat.create, expect_handler=expect),
+        web.head("/v1/chat/completions", chat.head, expect_handler=expect),
+        web.get("/v1/models", models.list_models, expect_handler=expect),
+        web.get("/v1/models/", models.list_models, expect_handler=expect),
+        web.get("/v1/models/{id}", models.get_model, expect_handler=expect),
+        web.get("/healthz", ops.healthz, expect_handler=expect),
+        web.get("/readyz", ops.readyz, expect_handler=expect),
+        web.get("/livez", ops.livez, expect_handler=expect),
+        web.get("/metrics", ops.metrics, expect_handler=expect),
+    ]
+    app.add_routes(routes)
     return app

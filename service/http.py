@@ -7,14 +7,27 @@ has no hook for this; tests/service/test_errors_over_http.py notices when an upg
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from service.api.errors import ApiError, internal
 from service.middleware import SERVER_NAME, new_id
 
+HEAD_TIMEOUT_S = 30.0
+"""How long a new connection may take to send its first request's head."""
+
 
 class _Connection(web.RequestHandler):
     __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._loop.call_later(HEAD_TIMEOUT_S, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
 
     def handle_error(
         self,

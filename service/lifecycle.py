@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,7 +22,10 @@ from service.settings import Settings, profiles
 from service.state import Service
 
 T = TypeVar("T")
+OnReady = Callable[[str], Coroutine[Any, Any, bool]]
 
+KEEPALIVE_S = 75.0
+"""How long an idle connection is kept for its client's next request."""
 LAST_WORDS_S = 2.0
 """After the drain: how long handlers may take to tell their clients."""
 
@@ -30,7 +33,7 @@ LAST_WORDS_S = 2.0
 async def serve(
     settings: Settings,
     environ: Mapping[str, str],
-    on_ready: Callable[[str], Awaitable[bool]] | None = None,
+    on_ready: OnReady | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until `on_ready(base_url)` returns False.
 
@@ -45,13 +48,14 @@ async def serve(
     service = build(settings, environ)
     stop = asyncio.Event()
     try:
-        await asyncio.to_thread(service.pool.prepare, environ.get("PATH"))
         with _signals(stop):
+            await asyncio.to_thread(service.pool.prepare, environ.get("PATH"))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(service.pool.run(), name="pool")
                 try:
                     await _boot(service, stop)
-                    await _serve(service, stop, on_ready)
+                    if not stop.is_set():
+                        await _serve(service, stop, on_ready)
                 finally:
                     service.pool.stop()
     except* (ConfigurationError, EnvironmentUnfit) as group:
@@ -69,7 +73,7 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> list[FirstBoo
         EnvironmentUnfit: no usable CLI, or no usable directory.
     """
     specs = [replace(spec, workers=1) for spec in profiles(settings, environ)]
-    pool = Pool(specs, settings.state_dir.expanduser(), __version__)
+    pool = Pool(specs, settings.state_dir, __version__)
     try:
         await asyncio.to_thread(pool.prepare, environ.get("PATH"))
         async with asyncio.TaskGroup() as tasks:
@@ -90,6 +94,7 @@ def http_runner(service: Service) -> Runner:
         access_log=None,
         shutdown_timeout=LAST_WORDS_S,
         auto_decompress=False,
+        keepalive_timeout=KEEPALIVE_S,
     )
 
 
@@ -101,7 +106,7 @@ async def _boot(service: Service, stop: asyncio.Event) -> None:
         raise EnvironmentUnfit("; ".join(f"profile {boot.profile}: {boot.failure}" for boot in final))
 
 
-async def _serve(service: Service, stop: asyncio.Event, on_ready: Callable[[str], Awaitable[bool]] | None) -> None:
+async def _serve(service: Service, stop: asyncio.Event, on_ready: OnReady | None) -> None:
     server = service.settings.server
     runner = http_runner(service)
     await runner.setup()
@@ -115,8 +120,8 @@ async def _serve(service: Service, stop: asyncio.Event, on_ready: Callable[[str]
         base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         service.observability.log.info("service.started", url=base_url)
         gc.collect()
-        gc.freeze()  # what start-up made is never garbage: a full collection with many turns would take 15 ms
-        if on_ready is None or await on_ready(base_url):
+        gc.freeze()  # what start-up made is never garbage: no collection need look at it again
+        if on_ready is None or await _unless(stop, on_ready(base_url)):
             await stop.wait()
         await _drain(service, stop)
     finally:

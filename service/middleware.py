@@ -48,6 +48,17 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
         response.force_close()
 
 
+async def expect(request: web.Request) -> web.StreamResponse | None:
+    """Meet `Expect: 100-continue`; refuse what else a client may expect."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+    error = ApiError(
+        status=417, message="only 100-continue can be expected", type="invalid_request_error", code="expectation_failed"
+    )
+    return web.Response(body=error.body(), status=417, content_type="application/json")
+
+
 def new_id() -> str:
     """A request id that nobody else has."""
     return f"req_{secrets.token_hex(12)}"

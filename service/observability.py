@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, d
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pool.errors import IllegalTransition
 from pool.events import TurnEnd
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
@@ -70,10 +71,13 @@ def error_fields(error: BaseException | None) -> dict[str, Any]:
     if error is None:
         return {}
     frames = traceback.extract_tb(error.__traceback__)[-8:]
-    return {
+    fields: dict[str, Any] = {
         "error": type(error).__name__,
         "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
     }
+    if isinstance(error, IllegalTransition):
+        fields["story"] = error.story.splitlines()
+    return fields
 
 
 def outcome_label(outcome: Outcome) -> str:
@@ -92,7 +96,7 @@ def outcome_label(outcome: Outcome) -> str:
 
 
 class _Children(Generic[M]):
-    """A metric's children by their labels: finding one here costs a tenth of what the library's lookup does."""
+    """A metric's children by their labels: finding one here costs a dictionary's lookup."""
 
     def __init__(self, metric: M) -> None:
         self._metric: M = metric

@@ -6,24 +6,34 @@ The environment wins over the file: `CODEX_COMPLETIONS_SERVER__PORT=8080` sets `
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 from pydantic_settings.sources import EnvSettingsSource
 
 from pool.errors import ConfigurationError
+from pool.home import OWN_VARIABLES
 from pool.profile import MAX_SLOTS, Credentials, Profile
 from pool.turn import TurnLimits
 
 PREFIX = "CODEX_COMPLETIONS_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+"""Names the file; the one variable with our prefix that is no setting."""
 MIN_KEY_CHARS = 24
 MIN_KEY_ALPHABET = 10
 
@@ -45,6 +55,15 @@ _KNOWN_WEAK = frozenset(
     for text in ("", "codex-local-secret", "changeme", "change-me", "secret", "password", "test", "sk-test", "sk-local")
 )
 
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+HomePath = Annotated[Path, AfterValidator(_expanded)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
@@ -64,18 +83,13 @@ class ServerSettings(_Model):
     commit_delay_s: Seconds = Field(2.0, description="How long the status line is held back for a clean error.")
     keepalive_s: Seconds = Field(15.0, description="Between comments that keep idle streams open.")
     write_timeout_s: Seconds = Field(30.0, description="How long a client may take to read what was sent.")
+    max_held_bytes: int = Field(
+        256 * 1024 * 1024, ge=1024, description="Of all requests that wait or run; each takes about four times that."
+    )
     drain_timeout_s: Seconds = Field(20.0, description="How long running answers may go on after SIGTERM.")
     protect_models: bool = Field(default=False, description="Ask for a key on /v1/models too.")
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key to other hosts than this one.")
     max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt in characters; unset: no limit.")
-
-    @property
-    def is_loopback(self) -> bool:
-        """Only this machine can reach it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
 
 
 class LogSettings(_Model):
@@ -116,9 +130,9 @@ class ProfileSettings(_Model):
     default_model: str = Field("gpt-5.2", min_length=1, description="The model when a route names none.")
     models: tuple[str, ...] = Field((), description="Further model ids that the CLI's own catalogue may lack.")
     env_key: str | None = Field(None, description="Variable of the service's environment with the provider's key.")
-    auth_file: Path | None = Field(None, description="auth.json of a logged-in CLI.")
+    auth_file: HomePath | None = Field(None, description="auth.json of a logged-in CLI.")
     anonymous: bool = Field(default=False, description="The provider wants no credentials.")
-    codex_bin: Path | None = Field(None, description="The CLI; unset: the packaged one, then PATH.")
+    codex_bin: HomePath | None = Field(None, description="The CLI; unset: the packaged one, then PATH.")
     workers: int = Field(2, ge=1, le=64, description="Processes.")
     slots: int = Field(8, ge=1, le=MAX_SLOTS, description="Turns that one process runs at once.")
     queue_max: int = Field(64, ge=1, le=100_000, description="Jobs that may wait for a seat.")
@@ -127,6 +141,14 @@ class ProfileSettings(_Model):
     init_timeout_s: Seconds = Field(10.0, description="From spawn to the answered handshake.")
     upstream_idle_s: Seconds = Field(300.0, description="Silence of the provider's stream before it counts as cut.")
     limits: LimitSettings = LimitSettings()
+
+    @field_validator("pass_env")
+    @classmethod
+    def _keeps_the_walls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        ours = sorted(OWN_VARIABLES.intersection(value))
+        if ours:
+            raise ValueError(f"the service sets {', '.join(ours)} for its workers")
+        return value
 
     @model_validator(mode="after")
     def _has_one_way_in(self) -> Self:
@@ -161,8 +183,10 @@ class Settings(BaseSettings):
         frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", case_sensitive=False
     )
 
-    state_dir: Path = Field(
-        Path("~/.local/state/codex-completions"), description="Private directory for the workers' throw-away homes."
+    state_dir: HomePath = Field(
+        Path("~/.local/state/codex-completions"),
+        validate_default=True,
+        description="Private directory for the workers' throw-away homes.",
     )
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
@@ -209,8 +233,13 @@ class Settings(BaseSettings):
         """Each key's name and SHA-256 digest."""
         hashes = {key.name: bytes.fromhex(key.sha256) for key in self.keys}
         if self.api_key is not None:
-            hashes["default"] = hashlib.sha256(self.api_key.get_secret_value().encode()).digest()
+            hashes["default"] = sha256(self.api_key.get_secret_value())
         return hashes
+
+
+def sha256(key: str) -> bytes:
+    """A key's digest, whatever bytes it is made of."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 def refuse_weak_key(key: str) -> None:
@@ -245,7 +274,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         source = "environment" if _has(overlay, first["loc"]) else path or "settings"
-        raise ConfigurationError(f"{source}: {_line(first)}") from error
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{source}: {_line(place, first['type'], first['msg'])}") from error
 
 
 def _overlay(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -286,7 +316,7 @@ def _refuse_outlived(environ: Mapping[str, str]) -> None:
         if name in environ and not (name == "PROXY_USE_APP_SERVER" and _is_true(environ[name])):
             raise ConfigurationError(f"environment: {name}: {advice}")
     for name in environ:
-        if re.match(r"^(PROXY|CODEX)_.*PROTO(_|$)|^PROTO_", name):
+        if re.match(r"^(PROXY|CODEX)_.*PROTO(_|$)|^PROTO_LOG_PATH$", name):
             raise ConfigurationError(f"environment: {name}: `codex proto` is gone: unset it")
 
 
@@ -294,10 +324,8 @@ def _is_true(value: str) -> bool:
     return value.strip().lower() in ("1", "true", "yes", "on")
 
 
-def _line(error: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    unknown = error["type"] == "extra_forbidden"
-    message = "unknown setting" if unknown else error["msg"].removeprefix("Value error, ")
+def _line(place: str, kind: str, text: str) -> str:
+    message = "unknown setting" if kind == "extra_forbidden" else text.removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
 
 
@@ -316,7 +344,7 @@ def profiles(settings: Settings, environ: Mapping[str, str]) -> tuple[Profile, .
                 base_url=profile.base_url,
                 default_model=profile.default_model,
                 credentials=_credentials(name, profile, environ),
-                codex_bin=profile.codex_bin.expanduser() if profile.codex_bin else None,
+                codex_bin=profile.codex_bin,
                 models=tuple(dict.fromkeys((*profile.models, *routed))),
                 workers=profile.workers,
                 slots=profile.slots,
@@ -334,7 +362,7 @@ def _credentials(name: str, profile: ProfileSettings, environ: Mapping[str, str]
     if profile.anonymous:
         return Credentials()
     if profile.auth_file is not None:
-        return Credentials(auth_file=profile.auth_file.expanduser())
+        return Credentials(auth_file=profile.auth_file)
     variable = profile.env_key or "OPENAI_API_KEY"
     if environ.get(variable):
         return Credentials(api_key=environ[variable])

@@ -17,8 +17,6 @@ from pool.events import Fault, FaultKind, Finish, TurnRequest, Usage
 MINIMUM_VERSION = (0, 158, 0)
 """Older CLIs keep finished threads loaded, or cannot run without tools of their own."""
 
-ALREADY_INITIALIZED = "Already initialized"
-
 OVERLOADED_CODE = -32001
 
 OPT_OUT = (

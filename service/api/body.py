@@ -11,6 +11,12 @@ import msgspec
 from pool.protocol.messages import replace_surrogates
 from service.api.errors import ApiError, invalid, too_large
 
+MAX_MEMBERS = 100_000
+"""Of all arrays and objects of a body: making more would hold up everybody else's streams."""
+SMALL_BYTES = 256 * 1024
+"""Too small to hold as many."""
+MAX_RATIO = 100
+"""How far a body may unpack beyond `SMALL_BYTES`: text gives about 10, what is made to hurt 1000."""
 MAX_DEPTH = 64
 """Deeper JSON is nobody's question, and the app-server gives no answer at all beyond about 128."""
 
@@ -32,6 +38,7 @@ def unpacked(body: bytes, encoding: str, max_bytes: int) -> bytes:
         raise ApiError(
             status=415, message="Unsupported encoding", type="invalid_request_error", code="unsupported_encoding"
         )
+    max_bytes = min(max_bytes, SMALL_BYTES + MAX_RATIO * len(body))
     unpacker = zlib.decompressobj(EITHER_HEADER)
     try:
         plain = unpacker.decompress(body, max_bytes + 1)
@@ -50,6 +57,8 @@ def json_object(body: bytes) -> dict[str, Any]:
     Raises:
         ApiError: 400 `invalid_json`, for anything that is not one JSON object in UTF-8 of at most `MAX_DEPTH` levels.
     """
+    if len(body) > SMALL_BYTES and _members(body) > MAX_MEMBERS:
+        raise _invalid_json(f"Invalid JSON: more than {MAX_MEMBERS} values")
     try:
         value = _decode(body)
     except (ValueError, RecursionError):
@@ -59,6 +68,16 @@ def json_object(body: bytes) -> dict[str, Any]:
     if _is_deeper_than(value, MAX_DEPTH):
         raise _invalid_json(f"Invalid JSON: more than {MAX_DEPTH} levels deep")
     return value
+
+
+def _members(body: bytes) -> int:
+    """About how many values a body holds, without making them; commas and braces within strings do not count."""
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = plain.count(b'"') // 2
+    if strings > MAX_MEMBERS:
+        return strings
+    structure = b"".join(plain.split(b'"')[::2])
+    return structure.count(b",") + structure.count(b"[") + structure.count(b"{")
 
 
 def _decode(body: bytes) -> Any:

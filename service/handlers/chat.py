@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -13,7 +15,7 @@ from scheduler.model import Ended, Job, Outcome, Rejected
 from scheduler.ticket import Ticket
 from service.api.body import unpacked
 from service.api.chat import ChatRequest, parse_chat
-from service.api.errors import ApiError, from_outcome, from_rejection, internal
+from service.api.errors import ApiError, from_outcome, from_rejection, internal, too_large
 from service.encode.collect import chat_completion
 from service.encode.sse import DONE, ChatStream, keepalive
 from service.observability import outcome_label
@@ -77,14 +79,18 @@ async def _body(request: web.Request, limits: ServerSettings) -> bytes:
             type="invalid_request_error",
             code="unsupported_media_type",
         )
+    body = bytearray()
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            body = await request.read()
+            async for piece in request.content.iter_any():  # not request.read(), which keeps a copy with the request
+                body += piece
+                if len(body) > limits.max_body_bytes:
+                    raise too_large()
     except TimeoutError:
         raise ApiError(
             status=408, message="the body came too slowly", type="invalid_request_error", code="request_timeout"
         ) from None
-    return unpacked(body, request.headers.get(hdrs.CONTENT_ENCODING, ""), limits.max_body_bytes)
+    return unpacked(bytes(body), request.headers.get(hdrs.CONTENT_ENCODING, ""), limits.max_body_bytes)
 
 
 def _submit(service: Service, request: web.Request, chat: ChatRequest, route: Route, tenant: str) -> Ticket:
@@ -94,6 +100,7 @@ def _submit(service: Service, request: web.Request, chat: ChatRequest, route: Ro
         tenant=tenant,
         turn=to_turn(chat, model=route.model, effort=route.effort),
         queue_budget_s=service.settings.profiles[route.profile].queue_budget_s,
+        size=chat.prompt_chars,
     )
     try:
         return service.scheduler.submit(job)
@@ -143,10 +150,11 @@ class _Answer:
             prompt_chars=self._chat.prompt_chars,
             metadata=self._chat.metadata,
         )
-        response = web.Response(body=body, content_type="application/json")
-        response.headers.update(self._headers())
+        response = web.Response(body=body, content_type="application/json", headers=self._headers())
         if estimated:
             response.headers[USAGE_HEADER] = "estimated"
+        await response.prepare(self._request)
+        await self._in_time(response.write_eof())
         return response
 
     async def stream(self, ticket: Ticket) -> web.StreamResponse:
@@ -171,7 +179,7 @@ class _Answer:
         except Exception as error:  # noqa: BLE001 - the middleware's boundary again: its 500 would land in this body
             self._service.observability.handler_failed(self._request.path, error)
             await self._write(response, encoder.error(internal()))
-        await response.write_eof()
+        await self._in_time(response.write_eof())
         return response
 
     def note_end(self, ticket: Ticket) -> None:
@@ -224,12 +232,14 @@ class _Answer:
         )
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        if data:
+            await self._in_time(response.write(data))
+
+    async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
         """Write, within a bound: a client that stops reading loses its connection and nobody else anything."""
-        if not data:
-            return
         try:
             async with asyncio.timeout(self._settings.write_timeout_s):
-                await response.write(data)
+                await writing
         except TimeoutError:
             transport = self._request.transport
             if transport is not None:

@@ -201,7 +201,6 @@ def test_what_a_crashed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     crashed = RunDirectory.create(tmp_path)
     Home.create(crashed.path, "main-0-1", PROFILE, b"{}")
     crash(crashed)
-    (tmp_path / "run-without-a-lock").mkdir()
     following = RunDirectory.create(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["lock", following.path.name])
     following.remove()
@@ -221,10 +220,24 @@ def test_a_run_that_lives_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "run-1").write_text("x")
+    for name in ("notes", "run-reports", "codex-completions-run-without-a-lock"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run-1").write_text("x")
+    (tmp_path / "codex-completions-run-notes.txt").write_text("x")
     RunDirectory.create(tmp_path).remove()
-    assert (tmp_path / "notes" / "run-1").read_text() == "x"
+    for name in ("notes", "run-reports", "codex-completions-run-without-a-lock"):
+        assert (tmp_path / name / "run-1").read_text() == "x"
+    assert (tmp_path / "codex-completions-run-notes.txt").read_text() == "x"
+
+
+def test_a_home_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_path: Path, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(OSError, match="No space"):
+        Home.create(tmp_path, "main-0-1", PROFILE, b"{}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_state_directory_is_made_if_it_is_missing(tmp_path: Path) -> None:

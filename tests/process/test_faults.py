@@ -44,7 +44,7 @@ def fakes(run_real: RunReal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     The pool looks at its limits more often than in life, boots again sooner, and knows the one catalogue of all the
     scripted workers: only the waits are shorter for it.
     """
-    monkeypatch.setattr("pool.binary.bundled_models", lambda _binary: catalogue()["models"])
+    monkeypatch.setattr("pool.binary.bundled_models", lambda _binary, _scratch: catalogue()["models"])
     monkeypatch.setattr("pool.pool.TICK_S", 0.02)
     monkeypatch.setattr("pool.backoff.BASE_S", 0.02)
 

@@ -150,7 +150,7 @@ class Command:
 
     def runs(self) -> list[Path]:
         """The directories of runs."""
-        return list(self.state.glob("run-*"))
+        return list(self.state.glob("codex-completions-run-*"))
 
     def _argv(self, *arguments: str) -> list[str]:
         (self.folder / "service.toml").write_text(tomli_w.dumps(self.config))

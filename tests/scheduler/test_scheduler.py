@@ -321,11 +321,33 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_turn_interrupted()
 async def test_a_slow_client_is_nobody_elses_trouble() -> None:
     house = House(seats=2)
     slow, quick = house.submit("slow"), house.submit("quick")
-    house.seats.says(0, "x" * 2 * BUFFER_BYTES)
+    for _ in range(2):
+        house.seats.says(0, "x" * 2 * BUFFER_BYTES)
     house.seats.says(1, "fine")
     house.seats.finishes(1)
     assert slow.outcome == Overrun()
     assert (await text_of(quick), quick.outcome) == ("fine", Ended(STOP))
+
+
+@in_virtual_time
+async def test_all_jobs_together_hold_so_much_text_and_no_more() -> None:
+    seats = FakeSeats(main=1)
+    scheduler = Scheduler(seats, {"main": 10}, max_held=100)
+    seats.on_freed = scheduler.seats_freed
+
+    def submit(size: int) -> Ticket:
+        return scheduler.submit(Job("job", "main", "tenant", TurnRequest("m", "", ()), 10.0, size))
+
+    running, waiting = submit(60), submit(40)
+    with pytest.raises(QueueFull):
+        submit(1)
+    waiting.abandon()
+    submit(40).abandon()
+    seats.finishes(0)
+    assert running.outcome == Ended(STOP)
+    submit(1000).abandon()
+    seats.finishes(1, INTERRUPTED)
+    submit(100)
 
 
 # --- things that happen within things --------------------------------------------------------------------------
@@ -370,7 +392,12 @@ async def test_an_interrupt_may_end_the_turn_in_the_same_moment() -> None:
 @in_virtual_time
 async def test_a_first_event_that_overflows_the_buffer_as_the_turn_starts_interrupts_it() -> None:
     house = House()
-    house.seats.at_start = lambda turn: turn.sink.push(TextDelta("x" * 2 * BUFFER_BYTES))
+
+    def flood(turn: FakeTurn) -> None:
+        for _ in range(2):
+            turn.sink.push(TextDelta("x" * 2 * BUFFER_BYTES))
+
+    house.seats.at_start = flood
     ticket = house.submit()
     assert ticket.outcome == Overrun()
     assert len(house.seats.interrupted) == 1

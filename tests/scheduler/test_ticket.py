@@ -110,16 +110,30 @@ def a_call(text: str) -> TurnEvent:
 def test_a_full_buffer_is_told(event: Callable[[str], TurnEvent]) -> None:
     ticket, told = a_ticket()
     piece = BUFFER_BYTES // 4 - EVENT_OVERHEAD_BYTES
-    for _ in range(4):
+    for _ in range(5):
         ticket.push(event("x" * piece))
     assert told.overflows == []
     ticket.push(event(""))
     assert told.overflows == [7]
 
 
+@in_virtual_time
+async def test_one_piece_of_any_size_is_no_sign_of_a_slow_reader() -> None:
+    ticket, told = a_ticket()
+    for _ in range(3):
+        ticket.push(TextDelta("small"))
+        ticket.push(TextDelta("x" * 3 * BUFFER_BYTES))
+        ticket.push(TextDelta("small"))
+        await ticket.read()
+    assert told.overflows == []
+    for _ in range(2):
+        ticket.push(TextDelta("x" * 3 * BUFFER_BYTES))
+    assert told.overflows == [7]
+
+
 def test_many_small_events_fill_the_buffer_too() -> None:
     ticket, told = a_ticket()
-    for _ in range(BUFFER_BYTES // EVENT_OVERHEAD_BYTES):
+    for _ in range(BUFFER_BYTES // EVENT_OVERHEAD_BYTES + 1):
         ticket.push(TextDelta(""))
     assert told.overflows == []
     ticket.push(TextDelta(""))

@@ -20,7 +20,7 @@ from tests.support.services import Json, RunningService, running_service
 @pytest.fixture(autouse=True)
 def _catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """All scripted workers have one catalogue: it need not be asked for once a test."""
-    monkeypatch.setattr("pool.binary.bundled_models", lambda _binary: catalogue()["models"])
+    monkeypatch.setattr("pool.binary.bundled_models", lambda _binary, _scratch: catalogue()["models"])
 
 
 @pytest.fixture

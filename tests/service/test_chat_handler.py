@@ -411,6 +411,17 @@ async def test_a_client_that_does_not_read_is_cut_and_nobody_else_notices(tmp_pa
         assert api.worker_pids() == workers
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_end_of_an_answer_does_not_wait_for_ever_for_its_reader(tmp_path: Path, *, stream: bool) -> None:
+    async with running_service(tmp_path, server={"write_timeout_s": 0.2}) as api:
+        asked = json.dumps(body(scripted(text="x" * 900_000, repeat=20, chunk_size=18_000_000), stream=stream)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\nHost: x\nAuthorization: {AUTHORIZED['Authorization']}\n"
+        _, writer = await api.raw(f"{head}Content-Length: {len(asked)}\n\n", asked)
+        await until(lambda: api.counted("http_requests_total", route="/v1/chat/completions", status="499") == 1, 5.0)
+        await api.until_at_rest(SOON_S)
+        writer.close()
+
+
 async def test_a_client_that_reads_late_is_told_why_it_was_cut(tmp_path: Path) -> None:
     async with running_service(tmp_path) as api:
         response = await api.begin(scripted(chunks=["x" * 1000], repeat=60_000))

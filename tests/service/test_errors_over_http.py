@@ -315,6 +315,16 @@ async def test_what_is_not_http_is_refused_in_our_shape_and_costs_one_connection
     assert (await api.chat()).status == 200
 
 
+async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.http.HEAD_TIMEOUT_S", 0.1)
+    async with running_service(tmp_path) as api, asyncio.timeout(WAIT_S):
+        for silence in (b"", b"POST /v1/chat"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writer.write(silence)
+            assert await reader.read() == b""
+            writer.close()
+
+
 async def test_an_expectation_is_met_or_refused_with_an_id(api: RunningService) -> None:
     head = f"POST {CHAT} HTTP/1.1\nHost: x\nAuthorization: {AUTHORIZED['Authorization']}\nContent-Length: {len(GOOD)}\n"
     async with asyncio.timeout(WAIT_S):
@@ -325,7 +335,9 @@ async def test_an_expectation_is_met_or_refused_with_an_id(api: RunningService) 
         writer.close()
         reader, writer = await api.raw(f"{head}Expect: a-miracle\n\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 417 ")
-        assert b"x-request-id: req_" in (await reader.readuntil(b"\r\n\r\n")).lower()
+        refusal_head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert b"x-request-id: req_" in refusal_head
+        assert b"content-type: application/json" in refusal_head
         writer.close()
 
 

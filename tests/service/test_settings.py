@@ -245,23 +245,6 @@ def test_settings_cannot_be_changed() -> None:
         settings.server = settings.server  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(
-    ("host", "is_loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.1.2.3", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),  # noqa: S104 - only read
-        ("::", False),
-        ("192.0.2.1", False),
-        ("example.com", False),
-    ],
-)
-def test_loopback_is_known(host: str, is_loopback: bool) -> None:
-    assert load(None, {"PROXY_HOST": host}).server.is_loopback is is_loopback
-
-
 # --- the schema --------------------------------------------------------------------------------------------------
 
 EXAMPLE = f"""

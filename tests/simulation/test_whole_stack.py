@@ -193,7 +193,7 @@ class Simulation:
         self.state_dir = state_dir
         self.pool = Pool(self._profiles(), state_dir, "1.2.3", observer=self.books, rng=self.rng)
         monkeypatch.setattr("pool.worker.Child", self.kernel)
-        monkeypatch.setattr("pool.binary.bundled_models", lambda _path: [{"slug": "gpt-5.5"}])
+        monkeypatch.setattr("pool.binary.bundled_models", lambda _path, _scratch: [{"slug": "gpt-5.5"}])
         self.pool.prepare()
 
     def _profiles(self) -> list[Profile]:
@@ -275,7 +275,7 @@ class Simulation:
             await pass_time(0.1)
 
     def _check(self, scheduler: Scheduler) -> None:
-        homes = [path for path in self.state_dir.glob("run-*/*") if path.is_dir()]
+        homes = [path for path in self.state_dir.glob("codex-completions-run-*/*") if path.is_dir()]
         assert len(homes) <= len(self.pool._workers), "the home of a worker that is gone was left"
         self.pool._state.validate()
         scheduler._state.validate()

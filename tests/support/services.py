@@ -342,7 +342,7 @@ async def running_service(
         service.observability.close()
     assert found == bugs
     assert children_of(os.getpid()) <= before, "a child was left"
-    assert not list((tmp_path / "state").glob("run-*")), "a run's directory was left"
+    assert not list((tmp_path / "state").glob("codex-completions-run-*")), "a run's directory was left"
 
 
 @asynccontextmanager
