@@ -13,7 +13,7 @@ MODEL = "codex-5"
 QUESTION = "Say hello in one sentence."
 
 
-class Partner(HttpUser):  # type: ignore[misc] - the library has no types
+class Partner(HttpUser):
     """A client that asks once a second, three times of four for a stream."""
 
     wait_time = constant_pacing(1)
