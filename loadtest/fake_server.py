@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from loadtest.fake_frames import Json
 
 MAX_LINE_BYTES: Final = 256 * 1024 * 1024
+MAX_DEPTH: Final = 128
 BATCH_BYTES: Final = 64 * 1024
 """How much output piles up before a turn without pauses lets the owner write."""
 
@@ -245,7 +246,7 @@ class FakeServer:
             message = _decode(line)
         except (ValueError, RecursionError):  # the real one does not answer either
             return
-        if message.id is None:
+        if message.id is None or _is_too_deep(line):
             return
         if message.method is None:
             turn = self.waiting.pop(message.id, None) if isinstance(message.id, int) else None
@@ -442,6 +443,21 @@ class FakeServer:
 
 
 _decode = msgspec.json.Decoder(Message).decode
+
+
+def _is_too_deep(line: bytes) -> bool:
+    """The real one's parser gives up at this depth; ours goes as far as the interpreter lets it."""
+    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
+        return False
+    level: list[Any] = [msgspec.json.decode(line)]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+    return bool(level)
 
 
 def _take(counts: dict[str, float], method: str) -> bool:
