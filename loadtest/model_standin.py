@@ -207,9 +207,12 @@ class ModelStandin:
         record = self._recorder.record(raw, {name.lower(): value for name, value in request.headers.items()})
         try:
             return await self._play(request, body, said, script)
-        except (asyncio.CancelledError, ConnectionResetError):
+        except asyncio.CancelledError:
             record.disconnected = script.disconnect is None
             raise
+        except ConnectionResetError:  # the client is gone: there is nobody to answer, and nothing to complain of
+            record.disconnected = script.disconnect is None
+            return web.Response()
         finally:
             record.ended.set()
 
