@@ -10,7 +10,8 @@ from pool.events import TurnEnd, TurnRequest
 class Job(msgspec.Struct, frozen=True):
     """What a client asked, validated.
 
-    `tenant` is who is charged; `queue_budget_s` is how long it may wait; `size` is about its text, in characters.
+    `tenant` is who is charged, `weight` its share beside others; `queue_budget_s` is how long it may wait; `size` is
+    about its text, in characters.
     """
 
     id: str
@@ -19,6 +20,7 @@ class Job(msgspec.Struct, frozen=True):
     turn: TurnRequest
     queue_budget_s: float
     size: int = 0
+    weight: float = 1.0
 
 
 class Ended(msgspec.Struct, frozen=True):

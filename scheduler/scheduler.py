@@ -31,6 +31,9 @@ from scheduler.state import (
 )
 from scheduler.ticket import Ticket
 
+CHARS_PER_TOKEN = 4
+"""A guess until the provider has counted."""
+
 
 class Seats(Protocol):
     """What the scheduler needs of the pool: a lease or nothing, at once."""
@@ -109,7 +112,17 @@ class Scheduler:
         self._tickets[ticket.id] = ticket
         self._held += job.size
         self._idle.clear()
-        self._apply(Submitted(ticket.id, job.profile, now + job.queue_budget_s))
+        expires_at = now + job.queue_budget_s
+        self._apply(
+            Submitted(
+                ticket.id,
+                job.profile,
+                expires_at,
+                tenant=job.tenant,
+                weight=job.weight,
+                input_tokens=job.size / CHARS_PER_TOKEN,
+            )
+        )
         return ticket
 
     def seats_freed(self, profile: str) -> None:

@@ -10,12 +10,15 @@ from typing import NamedTuple, assert_never
 from pool.errors import IllegalTransition
 from pool.events import TurnEnd
 from pool.story import Story
-from scheduler.backlog import Backlog
+from scheduler.backlog import Backlog, Place
 from scheduler.model import Abandoned, CutOff, Ended, Expired, Outcome, Overrun
 
-HOLD_SMOOTHING = 0.2
+SMOOTHING = 0.2
 MAX_RETRY_AFTER_S = 60.0
 """Clients and balancers obey the hint: a guess must not send them away for an hour."""
+OUTPUT_WEIGHT = 2.0
+"""What a token of the answer costs beside one of the question."""
+FIRST_GUESS_TOKENS = 200.0
 FIRST_GUESS_S = 1.0
 """How long a turn holds its seat, before any has been seen."""
 
@@ -45,12 +48,18 @@ TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
 
 
 class Submitted(NamedTuple):
-    """A job was admitted; `free` is the number of free seats of its profile at the moment of handling."""
+    """A job was admitted; `free` is the number of free seats of its profile at the moment of handling.
+
+    `tenant` is charged, in tokens divided by `weight`; `input_tokens` is a guess.
+    """
 
     ticket: int
     profile: str
     expires_at: float
     free: int = 0
+    tenant: str = ""
+    weight: float = 1.0
+    input_tokens: float = 0.0
 
 
 class SeatsFreed(NamedTuple):
@@ -132,7 +141,7 @@ class _Ticket:
     id: int
     profile: str
     submitted_at: float
-    expires_at: float
+    place: Place
     started_at: float = 0.0
     state: TicketState = TicketState.WAITING
     story: Story = field(default_factory=lambda: Story(16))
@@ -145,6 +154,8 @@ class _Queue:
     most_running: int = 0
     """At once, ever: about the seats there are, also while workers are down."""
     hold_s: float = FIRST_GUESS_S
+    output_tokens: float = FIRST_GUESS_TOKENS
+    """Of a turn, on average."""
 
 
 class QueueSnapshot(NamedTuple):
@@ -199,12 +210,8 @@ class SchedulerState:
         """What has to be done now, in order."""
         effects: list[Effect] = []
         match stimulus:
-            case Submitted(ticket_id, profile, expires_at, free):
-                ticket = _Ticket(ticket_id, profile, now, expires_at)
-                ticket.story.tell(now, "submitted")
-                self._tickets[ticket_id] = ticket
-                self._queues[profile].backlog.push(ticket_id, expires_at)
-                self._start(profile, free, now, effects)
+            case Submitted():
+                self._on_submitted(stimulus, now, effects)
             case SeatsFreed(profile, free):
                 self._start(profile, free, now, effects)
             case NotStarted(ticket_id):
@@ -237,6 +244,15 @@ class SchedulerState:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
+    def _on_submitted(self, job: Submitted, now: float, effects: list[Effect]) -> None:
+        queue = self._queues[job.profile]
+        cost = job.input_tokens + OUTPUT_WEIGHT * queue.output_tokens
+        ticket = _Ticket(job.ticket, job.profile, now, Place(job.expires_at, job.tenant, job.weight, cost))
+        ticket.story.tell(now, "submitted")
+        self._tickets[job.ticket] = ticket
+        queue.backlog.push(job.ticket, ticket.place)
+        self._start(job.profile, job.free, now, effects)
+
     def _start(self, profile: str, free: int, now: float, effects: list[Effect]) -> None:
         """Work conservation: afterwards nobody waits while a seat is free."""
         queue = self._queues[profile]
@@ -258,7 +274,7 @@ class SchedulerState:
             self._forget(ticket, now, effects)
         else:
             self._move(ticket, TicketState.WAITING, now)
-            queue.backlog.push_front(ticket.id, ticket.expires_at)
+            queue.backlog.push_front(ticket.id, ticket.place)
 
     def _on_turn_ended(self, ticket_id: int, end: TurnEnd, now: float, effects: list[Effect]) -> None:
         ticket = self._tickets.get(ticket_id)
@@ -266,7 +282,11 @@ class SchedulerState:
             return
         queue = self._queues[ticket.profile]
         queue.running -= 1
-        queue.hold_s += HOLD_SMOOTHING * (now - ticket.started_at - queue.hold_s)
+        queue.hold_s += SMOOTHING * (now - ticket.started_at - queue.hold_s)
+        if end.usage is not None:
+            actual = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens
+            queue.output_tokens += SMOOTHING * (end.usage.output_tokens - queue.output_tokens)
+            queue.backlog.charge(ticket.place, actual - ticket.place.cost)
         if ticket.state is TicketState.RUNNING:
             effects.append(Settle(ticket_id, Ended(end)))
         self._forget(ticket, now, effects)

@@ -17,11 +17,16 @@ class Keyring:
 
     def __init__(self, settings: Settings) -> None:
         self._digests = tuple(settings.key_hashes().items())
+        self._weights = {key.name: key.weight for key in settings.keys}
         self._limiters = {
             key.name: AsyncLimiter(key.requests_per_minute, MINUTE_S)
             for key in settings.keys
             if key.requests_per_minute is not None
         }
+
+    def weight(self, tenant: str) -> float:
+        """The tenant's share of a full service, beside others."""
+        return self._weights.get(tenant, 1.0)
 
     def tenant(self, authorization: str | None) -> str:
         """Whose key an Authorization header carries. Every stored hash is compared, whichever matches.

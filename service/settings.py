@@ -104,6 +104,7 @@ class KeySettings(_Model):
     name: Name = Field(description="Who is charged; appears in logs and metrics.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal.")
     requests_per_minute: int | None = Field(None, ge=1, description="This key's contract; unset: no limit.")
+    weight: float = Field(1.0, ge=0.01, le=100, description="This key's share of a full service, beside others.")
 
     @field_validator("sha256")
     @classmethod

@@ -101,6 +101,7 @@ def _submit(service: Service, request: web.Request, chat: ChatRequest, route: Ro
         turn=to_turn(chat, model=route.model, effort=route.effort),
         queue_budget_s=service.settings.profiles[route.profile].queue_budget_s,
         size=chat.prompt_chars,
+        weight=service.keyring.weight(tenant),
     )
     try:
         return service.scheduler.submit(job)

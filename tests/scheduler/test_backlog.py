@@ -5,7 +5,7 @@ import itertools
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler.backlog import Backlog
+from scheduler.backlog import Backlog, Place
 from tests.support.examples import trying
 
 LIMIT = 4
@@ -25,7 +25,7 @@ class BacklogMachine(RuleBasedStateMachine):
     @rule(budget=st.integers(0, 10))
     def push(self, budget: int) -> None:
         ticket = next(self.ids)
-        self.real.push(ticket, self.now + budget)
+        self.real.push(ticket, Place(self.now + budget))
         self.model.append((ticket, self.now + budget))
 
     @rule()
@@ -69,7 +69,7 @@ def test_a_backlog_of_no_places_is_always_full() -> None:
 def test_deadlines_of_tickets_long_gone_take_no_memory() -> None:
     backlog = Backlog(10)
     for ticket in range(10_000):
-        backlog.push(ticket, 1e9)
+        backlog.push(ticket, Place(1e9))
         assert backlog.pop() == ticket
     assert len(backlog._deadlines) < 100
     assert backlog.next_deadline() is None
@@ -78,9 +78,9 @@ def test_deadlines_of_tickets_long_gone_take_no_memory() -> None:
 def test_the_tidied_deadlines_are_those_of_the_tickets_that_wait() -> None:
     backlog = Backlog(1000)
     for ticket in range(500):
-        backlog.push(ticket, 1000.0 - ticket)
+        backlog.push(ticket, Place(1000.0 - ticket))
     for ticket in range(490):
         backlog.remove(ticket)
-    backlog.push(500, 600.0)
+    backlog.push(500, Place(600.0))
     assert backlog.next_deadline() == 1000.0 - 499
     assert backlog.pop_expired(600.0) == [*range(499, 489, -1), 500]

@@ -9,7 +9,7 @@ from pool.events import Fault, FaultKind, Finish, TurnEnd
 from scheduler.model import Abandoned, CutOff, Ended, Expired, Outcome, Overrun
 from scheduler.state import (
     FIRST_GUESS_S,
-    HOLD_SMOOTHING,
+    SMOOTHING,
     TRANSITIONS,
     BufferFilled,
     ClientLeft,
@@ -194,7 +194,7 @@ def test_the_expected_wait_follows_how_long_turns_take() -> None:
     state = running(1)
     assert state.retry_after_s("main") == FIRST_GUESS_S
     state.handle(TurnEnded(1, END), NOW + 11.0)
-    hold_s = FIRST_GUESS_S + HOLD_SMOOTHING * (11.0 - FIRST_GUESS_S)
+    hold_s = FIRST_GUESS_S + SMOOTHING * (11.0 - FIRST_GUESS_S)
     (row,) = state.snapshot()
     assert row.hold_s == hold_s
     for ticket in (2, 3):

@@ -88,6 +88,13 @@ def test_every_hash_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatc
         assert len(compared) == 3
 
 
+def test_a_key_has_the_weight_that_was_configured_and_one_from_the_environment_has_one() -> None:
+    key = {"name": "alice", "sha256": hashlib.sha256(ALICE.encode()).hexdigest(), "weight": 4.0}
+    settings: dict[str, Any] = {"keys": [key], "api_key": ENVIRONMENT}
+    ring = Keyring(Settings(**settings))
+    assert [ring.weight(ring.tenant(bearer(key))) for key in (ALICE, ENVIRONMENT)] == [4.0, 1.0]
+
+
 async def admit(ring: Keyring, key: str) -> str:
     """As a request is admitted: who it is, and one more on its contract."""
     tenant = ring.tenant(bearer(key))

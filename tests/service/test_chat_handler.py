@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import time
@@ -471,3 +472,23 @@ async def test_a_bug_after_the_first_byte_ends_the_stream_without_an_end(
         assert [error["code"] for error in answer.stream.errors] == ["internal_error"]
         assert (answer.stream.finishes, answer.stream.is_done) == ([], False)
         await api.until_at_rest(SOON_S)
+
+
+# --- several keys ------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_that_asks_little_does_not_wait_for_one_that_asks_much(tmp_path: Path) -> None:
+    mouse = "sk-of-the-mouse-0123456789abcdef"
+    keys = [{"name": "mouse", "sha256": hashlib.sha256(mouse.encode()).hexdigest()}]
+    async with running_service(tmp_path, profile={"slots": 1}, keys=keys) as api, asyncio.TaskGroup() as tasks:
+        order: list[str] = []
+
+        async def ask(name: str, **options: Any) -> None:
+            assert (await api.chat(scripted(text=name, delay_s=0.02), **options)).status == 200
+            order.append(name)
+
+        for number in range(8):
+            tasks.create_task(ask(f"elephant {number}"))
+        await until(lambda: api.waiting == 7)
+        await ask("mouse", headers={"Authorization": f"Bearer {mouse}"})
+        assert len(order) <= 3, "at most the one that ran, and one that had just got its seat"

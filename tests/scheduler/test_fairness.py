@@ -1,0 +1,140 @@
+"""Tenants get service by their weights, whoever asks more often, longer or after a pause."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool.events import Finish, TurnEnd, Usage
+from scheduler.backlog import Backlog, Place
+from scheduler.state import NotStarted, SchedulerState, SeatsFreed, Start, Submitted, TurnEnded
+
+NEVER = 1e9
+
+
+def queue(backlog: Backlog, tenant: str, tickets: range, *, weight: float = 1.0, cost: float = 10.0) -> None:
+    for ticket in tickets:
+        backlog.push(ticket, Place(NEVER, tenant, weight, cost))
+
+
+def popped(backlog: Backlog, count: int) -> list[int]:
+    tickets = [backlog.pop() for _ in range(count)]
+    return [ticket for ticket in tickets if ticket is not None]
+
+
+def test_a_tenant_with_one_job_does_not_wait_for_the_fifty_of_another() -> None:
+    backlog = Backlog(100)
+    queue(backlog, "elephant", range(50))
+    assert popped(backlog, 10) == list(range(10))
+    queue(backlog, "mouse", range(100, 101))
+    assert popped(backlog, 3) == [100, 10, 11]
+
+
+def test_two_tenants_who_both_wait_take_turns_and_each_goes_in_order() -> None:
+    backlog = Backlog(100)
+    queue(backlog, "a", range(5))
+    queue(backlog, "b", range(10, 15))
+    assert popped(backlog, 10) == [0, 10, 1, 11, 2, 12, 3, 13, 4, 14]
+
+
+def test_weights_are_shares() -> None:
+    backlog = Backlog(1000)
+    queue(backlog, "heavy", range(300), weight=3.0)
+    queue(backlog, "light", range(300, 600))
+    served = Counter("heavy" if ticket < 300 else "light" for ticket in popped(backlog, 200))
+    assert served == {"heavy": 150, "light": 50}
+
+
+def test_dear_jobs_are_fewer_jobs() -> None:
+    backlog = Backlog(1000)
+    queue(backlog, "long", range(300), cost=90.0)
+    queue(backlog, "short", range(300, 600), cost=10.0)
+    served = Counter("long" if ticket < 300 else "short" for ticket in popped(backlog, 100))
+    assert served == {"long": 10, "short": 90}
+
+
+def test_a_pause_saves_up_no_credit() -> None:
+    backlog = Backlog(1000)
+    queue(backlog, "busy", range(200))
+    popped(backlog, 100)
+    queue(backlog, "rested", range(500, 520))
+    assert popped(backlog, 6) == [500, 100, 501, 101, 502, 102]
+
+
+def test_a_short_pause_pays_off_no_debt() -> None:
+    backlog = Backlog(1000)
+    queue(backlog, "other", range(100))
+    queue(backlog, "greedy", range(500, 501), cost=50.0)
+    assert 500 in popped(backlog, 2)
+    queue(backlog, "greedy", range(501, 502))
+    assert 501 not in popped(backlog, 4)
+    assert 501 in popped(backlog, 2)
+
+
+def test_a_tenant_whose_jobs_were_all_taken_out_is_in_nobodys_way() -> None:
+    backlog = Backlog(10)
+    queue(backlog, "left", range(3))
+    queue(backlog, "stays", range(10, 12))
+    for ticket in range(3):
+        assert backlog.remove(ticket)
+    assert popped(backlog, 5) == [10, 11]
+    queue(backlog, "left", range(3, 4))
+    assert popped(backlog, 2) == [3]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(1.0, 100.0)), min_size=10, max_size=60),
+    st.sampled_from([(1.0, 1.0), (4.0, 1.0), (0.5, 2.0)]),
+    st.lists(st.floats(-0.9, 3.0), min_size=1, max_size=10),
+)
+def test_two_tenants_who_always_wait_differ_by_two_jobs_at_most(
+    jobs: list[tuple[bool, float]], weights: tuple[float, float], surprises: list[float]
+) -> None:
+    """Also when a job turns out to cost up to four times what was guessed: the bound is that of the true costs."""
+    backlog = Backlog(10_000)
+    places: dict[int, Place] = {}
+    for ticket, (is_first, cost) in enumerate([*jobs, *[(True, 100.0), (False, 100.0)] * len(jobs)]):
+        places[ticket] = Place(NEVER, "ab"[not is_first], weights[not is_first], cost)
+        backlog.push(ticket, places[ticket])
+    served: dict[str, float] = defaultdict(float)
+    bound = 2 * 4 * 100.0 / min(weights)
+    for step in range(len(jobs)):
+        (next_one,) = popped(backlog, 1)
+        place = places[next_one]
+        actual = place.cost * (1.0 + surprises[step % len(surprises)])
+        backlog.charge(place, actual - place.cost)
+        served[place.tenant] += actual / place.weight
+        assert abs(served["a"] - served["b"]) <= bound
+
+
+# --- in the core -------------------------------------------------------------------------------------------------
+
+
+def test_what_a_turn_really_cost_decides_who_goes_next() -> None:
+    state = SchedulerState({"main": 100})
+    for number in range(10):
+        state.handle(Submitted(number, "main", NEVER, 0, "talker"), 0.0)
+        state.handle(Submitted(100 + number, "main", NEVER, 0, "listener"), 0.0)
+    order = []
+    for step in range(12):
+        (start,) = state.handle(SeatsFreed("main", 1), float(step))
+        assert isinstance(start, Start)
+        order.append("talker" if start.ticket < 100 else "listener")
+        tokens = 5000 if start.ticket < 100 else 10
+        end = TurnEnd(finish=Finish.STOP, usage=Usage(input_tokens=10, output_tokens=tokens))
+        state.handle(TurnEnded(start.ticket, end), step + 0.5)
+        state.validate()
+    assert Counter(order)["listener"] == 10, "all of them before the talker's second or third"
+    assert order.count("talker") == 2
+
+
+def test_a_job_whose_seat_has_gone_is_not_charged_for_it() -> None:
+    state = SchedulerState({"main": 100})
+    state.handle(Submitted(1, "main", NEVER, 1, "a"), 0.0)
+    for ticket, tenant in ((2, "a"), (3, "b")):
+        state.handle(Submitted(ticket, "main", NEVER, 0, tenant), 0.0)
+    state.handle(NotStarted(1), 0.0)
+    assert state.handle(SeatsFreed("main", 1), 1.0) == (Start(1),)
+    state.validate()
