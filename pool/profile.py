@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pool.session import ProbeLimits
 from pool.turn import TurnLimits
 
 MAX_SLOTS = 10
@@ -44,3 +45,4 @@ class Profile:
     upstream_idle_s: float = 300.0
     init_timeout_s: float = 10.0
     limits: TurnLimits = field(default_factory=TurnLimits)
+    probes: ProbeLimits = field(default_factory=ProbeLimits)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple
 
 import msgspec
@@ -13,6 +15,20 @@ from pool.protocol.connection import MAX_IN_FLIGHT, Answered, Connection, Expire
 from pool.protocol.framing import HEAD_BYTES, Oversized
 from pool.protocol.messages import Garbage, Notification, Request, RpcError, encode
 from pool.turn import Calls, Step, Turn, TurnLimits
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeLimits:
+    """When a silent worker is asked whether it is there, and when it is given up, in seconds.
+
+    After `idle_s` without a byte it is probed; `fall` probes in a row, each unanswered for `timeout_s`, are a verdict.
+    """
+
+    idle_s: float = 5.0
+    timeout_s: float = 5.0
+    fall: int = 3
+    tick_s: float = 0.25
+    """How often the session is ticked: what is later than that is our own delay."""
 
 
 class Handshaken(NamedTuple):
@@ -40,11 +56,18 @@ class InterruptIgnored(NamedTuple):
     lease_id: int
 
 
+class Hung(NamedTuple):
+    """The worker has said nothing for a long time, answers to probes included."""
+
+
 class Unresponsive(NamedTuple):
     """`STRIKES` turns in a row could not begin for want of an answer: the worker should go."""
 
 
-Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Unresponsive
+Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Unresponsive | Hung
+
+STALL_S = 1.0
+"""A tick that comes this late says that we were stopped, and nothing about the worker."""
 
 OPENING = frozenset({Step.THREAD_START, Step.INJECT_ITEMS, Step.TURN_START})
 STRIKES = 2
@@ -60,10 +83,13 @@ class _Token(NamedTuple):
     step: Step
 
 
-class _Own(NamedTuple):
-    """A request of the session's own: the handshake, or the clean-up after a turn that is gone."""
+class _Own(Enum):
+    """A request of the session's own."""
 
-    handshake: bool
+    HANDSHAKE = auto()
+    PROBE = auto()
+    CLEAN_UP = auto()
+    """After a turn that is gone."""
 
 
 _Answer = Answered[_Token | _Own] | Refused[_Token | _Own]
@@ -75,8 +101,9 @@ class Session:
     After each call, write what `take_output` returns and act on what `take_facts` returns.
     """
 
-    def __init__(self, limits: TurnLimits, service_version: str) -> None:
+    def __init__(self, limits: TurnLimits, service_version: str, probes: ProbeLimits | None = None) -> None:
         self._limits = limits
+        self._probes = probes or ProbeLimits()
         self._service_version = service_version
         self._connection: Connection[_Token | _Own] = Connection()
         self._turns: dict[int, Turn] = {}
@@ -84,8 +111,13 @@ class Session:
         self._output: list[bytes] = []
         self._facts: list[Fact] = []
         self._strikes = 0
+        self._is_open = False
+        self._is_probing = False
+        self._misses = 0
+        self._heard_at = 0.0
+        self._ticked_at: float | None = None
         self.counters = self._connection.counters
-        self.counters.update(dict.fromkeys(("stale", "unknown", "malformed", "declined"), 0))
+        self.counters.update(dict.fromkeys(("stale", "unknown", "malformed", "declined", "probe_missed"), 0))
 
     @property
     def open_turns(self) -> int:
@@ -118,7 +150,7 @@ class Session:
     def open(self, now: float, timeout_s: float) -> None:
         """Begin the handshake."""
         name, params = dialect.initialize(self._service_version)
-        self._output.append(self._connection.request(name, params, _Own(handshake=True), now + timeout_s))
+        self._output.append(self._connection.request(name, params, _Own.HANDSHAKE, now + timeout_s))
 
     def start_turn(self, lease_id: int, request: TurnRequest, sink: TurnSink, now: float) -> None:
         """Begin a turn; its events and its end go to `sink`, its closing is a `TurnClosed` fact."""
@@ -134,6 +166,8 @@ class Session:
 
     def receive(self, data: bytes, now: float) -> None:
         """The worker wrote `data`."""
+        self._heard_at = now
+        self._misses = 0
         for message in self._connection.receive(data):
             if isinstance(message, Notification):
                 self._on_notification(message, now)
@@ -147,7 +181,11 @@ class Session:
                 self._fail_thread(message.head, Fault(FaultKind.PROTOCOL, "an unreadable frame"), now)
 
     def tick(self, now: float) -> None:
-        """Expire what is overdue."""
+        """Expire what is overdue, and ask a worker that has been silent for a while whether it is there."""
+        if self._ticked_at is not None and now - self._ticked_at > STALL_S + self._probes.tick_s:
+            self._heard_at = now
+            self._misses = 0
+        self._ticked_at = now
         for expired in self._connection.expire(now):
             self._on_expired(expired, now)
         for lease_id, turn in list(self._turns.items()):
@@ -155,6 +193,7 @@ class Session:
             self._send(lease_id, turn, turn.tick(now), now)
             if turn.ignored_interrupt and not known:
                 self._facts.append(InterruptIgnored(lease_id))
+        self._probe(now)
 
     def lose(self, reason: str, now: float) -> None:
         """The worker is gone: end every turn. No facts follow: its leases went with it."""
@@ -194,8 +233,7 @@ class Session:
     def _on_answer(self, message: _Answer, now: float) -> None:
         token = message.token
         if isinstance(token, _Own):
-            if token.handshake and not message.late:
-                self._on_handshake(message)
+            self._on_own_answer(token, message, now)
             return
         self._strikes = 0
         if message.late or token.turn.is_closed:
@@ -213,6 +251,36 @@ class Session:
             self._by_thread[token.turn.thread_id] = (token.lease_id, token.turn)
         self._send(token.lease_id, token.turn, calls, now)
 
+    def _probe(self, now: float) -> None:
+        """A second `initialize`: its refusal is a healthy answer, and so is anything else the worker says meanwhile."""
+        if not self._is_open or self._is_probing or now - self._heard_at < self._probes.idle_s:
+            return
+        if self._connection.in_flight < MAX_IN_FLIGHT:
+            self._is_probing = True
+            name, params = dialect.initialize(self._service_version)
+            deadline_at = now + self._probes.timeout_s
+            self._output.append(self._connection.request(name, params, _Own.PROBE, deadline_at))
+
+    def _on_own_answer(self, token: _Own, message: _Answer, now: float) -> None:
+        if token is _Own.PROBE and not message.late:
+            self._is_probing = False
+        if token is _Own.HANDSHAKE and not message.late:
+            self._heard_at = now
+            self._on_handshake(message)
+
+    def _on_own_expiry(self, token: _Own, now: float) -> None:
+        if token is _Own.HANDSHAKE:
+            self._facts.append(HandshakeFailed("initialize was not answered"))
+        if token is not _Own.PROBE:
+            return
+        self._is_probing = False
+        if now - self._heard_at < self._probes.idle_s:
+            return  # it spoke, or we were the ones who slept
+        self.counters["probe_missed"] += 1
+        self._misses += 1
+        if self._misses == self._probes.fall:
+            self._facts.append(Hung())
+
     def _on_handshake(self, message: _Answer) -> None:
         if isinstance(message, Refused):
             self._facts.append(HandshakeFailed(f"initialize was refused: {message.error.message}"))
@@ -222,14 +290,14 @@ class Session:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self._facts.append(HandshakeFailed("initialize was answered with something else"))
             return
+        self._is_open = True
         self._output.append(encode(dialect.INITIALIZED))
         self._facts.append(Handshaken(result.version, result.user_agent))
 
     def _on_expired(self, expired: Expired[_Token | _Own], now: float) -> None:
         token = expired.token
         if isinstance(token, _Own):
-            if token.handshake:
-                self._facts.append(HandshakeFailed("initialize was not answered"))
+            self._on_own_expiry(token, now)
             return
         if token.turn.is_closed:
             return
@@ -259,7 +327,7 @@ class Session:
         if self._connection.in_flight >= MAX_IN_FLIGHT:
             return
         deadline_at = now + self._limits.start_s
-        self._output.append(self._connection.request(method.name, method.params, _Own(handshake=False), deadline_at))
+        self._output.append(self._connection.request(method.name, method.params, _Own.CLEAN_UP, deadline_at))
 
     def _on_request(self, message: Request) -> None:
         if message.method == dialect.TOOL_CALL_REQUEST:

@@ -12,7 +12,7 @@ from pool.home import Home
 from pool.observer import WorkerExit
 from pool.profile import Profile
 from pool.protocol.dialect_v2 import MINIMUM_VERSION
-from pool.session import Fact, HandshakeFailed, Handshaken, Session
+from pool.session import Fact, HandshakeFailed, Handshaken, Hung, Session
 from pool.transport import Child
 from pool.worker_state import WorkerId
 
@@ -45,7 +45,7 @@ class Worker:
 
     def __init__(self, worker_id: WorkerId, spec: LaunchSpec, events: WorkerEvents) -> None:
         self.id = worker_id
-        self.session = Session(spec.profile.limits, spec.service_version)
+        self.session = Session(spec.profile.limits, spec.service_version, spec.profile.probes)
         self._spec = spec
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -53,6 +53,7 @@ class Worker:
         self._home: Home | None = None
         self._is_write_due = False
         self._has_booted = False
+        self._is_hung = False
         self._stop: asyncio.Future[str] = self._loop.create_future()
         self._eof: asyncio.Future[None] = self._loop.create_future()
 
@@ -75,7 +76,8 @@ class Worker:
         code: int | None = None
         try:
             if self._child is not None:
-                code = await self._child.stop()
+                grace_s = {"close_s": 0.0, "term_s": 0.0} if self._is_hung else {}
+                code = await self._child.stop(**grace_s)
             if self._home is not None:
                 await asyncio.to_thread(self._home.remove)
         except Exception as error:  # noqa: BLE001 - as above
@@ -163,6 +165,9 @@ class Worker:
                 self._on_handshake(version, user_agent)
             case HandshakeFailed(reason):
                 self._events.broken(self.id, reason)
+            case Hung():
+                self._is_hung = True
+                self._events.broken(self.id, "it answers no probe")
             case _:
                 self._events.fact(self.id, fact)
 

@@ -32,7 +32,10 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerState], str] = {
     (WorkerState.STARTING, WorkerState.STOPPING): "the boot failed, or the service is stopping",
     (WorkerState.STARTING, WorkerState.DEAD): "it could not be spawned",
     (WorkerState.READY, WorkerState.RETIRING): "it ignored an interrupt, or two turns in a row could not begin",
-    (WorkerState.READY, WorkerState.STOPPING): "it exited, closed its stdout, or the service is stopping",
+    (
+        WorkerState.READY,
+        WorkerState.STOPPING,
+    ): "it exited, closed its stdout, answered no probe, or the service stops",
     (WorkerState.RETIRING, WorkerState.STOPPING): "its last turn that still moves has ended, or as above",
     (WorkerState.STOPPING, WorkerState.DEAD): "the process is gone and its home is removed",
 }

@@ -29,6 +29,7 @@ from pydantic_settings.sources import EnvSettingsSource
 from pool.errors import ConfigurationError
 from pool.home import OWN_VARIABLES
 from pool.profile import MAX_SLOTS, Credentials, Profile
+from pool.session import ProbeLimits
 from pool.turn import TurnLimits
 
 PREFIX = "CODEX_COMPLETIONS_"
@@ -124,6 +125,14 @@ class LimitSettings(_Model):
     interrupt_s: Seconds = Field(5.0, description="From an interrupt to its effect, before the worker has to go.")
 
 
+class ProbeSettings(_Model):
+    """When a silent worker is asked whether it is there."""
+
+    idle_s: Seconds = Field(5.0, description="Silence before a worker is probed.")
+    timeout_s: Seconds = Field(5.0, description="How long a probe may go unanswered.")
+    fall: int = Field(3, ge=1, le=100, description="Unanswered probes in a row before the worker is replaced.")
+
+
 class ProfileSettings(_Model):
     """A kind of worker."""
 
@@ -142,6 +151,7 @@ class ProfileSettings(_Model):
     init_timeout_s: Seconds = Field(10.0, description="From spawn to the answered handshake.")
     upstream_idle_s: Seconds = Field(300.0, description="Silence of the provider's stream before it counts as cut.")
     limits: LimitSettings = LimitSettings()
+    probes: ProbeSettings = ProbeSettings()
 
     @field_validator("pass_env")
     @classmethod
@@ -353,6 +363,7 @@ def profiles(settings: Settings, environ: Mapping[str, str]) -> tuple[Profile, .
                 upstream_idle_s=profile.upstream_idle_s,
                 init_timeout_s=profile.init_timeout_s,
                 limits=TurnLimits(**profile.limits.model_dump()),
+                probes=ProbeLimits(**profile.probes.model_dump()),
             )
         )
     return tuple(out)

@@ -27,6 +27,7 @@ def settings_tables() -> str:
         ("`[[keys]]`", definitions["KeySettings"]),
         ("`[profiles.NAME]`", definitions["ProfileSettings"]),
         ("`[profiles.NAME.limits]`, in seconds", definitions["LimitSettings"]),
+        ("`[profiles.NAME.probes]`", definitions["ProbeSettings"]),
         ("`[models.NAME]`", definitions["RouteSettings"]),
     ]
     return "\n\n".join(f"## {title}\n\n{_table(group)}" for title, group in groups)

@@ -14,7 +14,9 @@ import pytest
 from loadtest.model_standin import ModelStandin
 from pool.events import Fault, FaultKind, Finish, ToolCall, ToolSpec, TurnRequest, Usage
 from pool.profile import Credentials, Profile
+from pool.session import ProbeLimits
 from tests.support.pools import WAIT_S, RunningPool, asking, running_pool, script, user
+from tests.support.services import until
 
 
 async def test_usage_is_what_the_provider_counted(real: RunningPool) -> None:
@@ -141,6 +143,18 @@ async def test_a_killed_worker_loses_its_turns_and_is_replaced(profile: Profile,
         sink, end = await real.turn(asking(script(text="back")))
         assert sink.text == "back"
         assert [exit_.code for exit_ in real.observer.exits] == [-9]
+
+
+async def test_a_second_initialize_is_a_probe_that_the_real_worker_answers(profile: Profile, tmp_path: Path) -> None:
+    quick = replace(profile, probes=ProbeLimits(idle_s=0.1, timeout_s=2.0, fall=1))
+    async with running_pool(quick, tmp_path) as real, asyncio.timeout(WAIT_S):
+        (worker,) = real.pool._workers.values()
+        before = worker.session.counters["frames"]
+        await until(lambda: worker.session.counters["frames"] >= before + 3)
+        assert worker.session.counters["probe_missed"] == 0
+        sink, _ = await real.turn(asking(script(text="still here")))
+        assert sink.text == "still here"
+        assert len(real.observer.booted) == 1
 
 
 async def test_nothing_of_finished_turns_stays_loaded(real: RunningPool) -> None:

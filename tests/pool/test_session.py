@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from pool.events import FaultKind, Finish, TextDelta, ToolCall, ToolSpec, TurnEvent, TurnRequest, Usage
 from pool.protocol.connection import MAX_IN_FLIGHT
 from pool.protocol.framing import MAX_LINE_BYTES
-from pool.session import HandshakeFailed, Handshaken, InterruptIgnored, Session, TurnClosed, Unresponsive
+from pool.session import (
+    HandshakeFailed,
+    Handshaken,
+    Hung,
+    InterruptIgnored,
+    ProbeLimits,
+    Session,
+    TurnClosed,
+    Unresponsive,
+)
 from tests.support.desk import LIMITS, Desk, Frame, completed, delta, line, note
 from tests.support.examples import trying
 from tests.support.sinks import RecordingSink
@@ -622,3 +631,82 @@ def test_the_text_of_a_turn_is_what_was_streamed_whatever_the_pipe_does_to_it() 
     for start in range(0, len(data), 37):
         desk.session.receive(data[start : start + 37], desk.now)
     assert sink.events == [TextDelta(f"{number};") for number in range(500)]
+
+
+# --- probes ------------------------------------------------------------------------------------------------------
+
+PROBES = ProbeLimits(idle_s=5.0, timeout_s=5.0, fall=3, tick_s=0.25)
+
+
+def shaken(probes: ProbeLimits = PROBES) -> Desk:
+    """A session whose handshake is done."""
+    desk = Desk()
+    desk.session = Session(LIMITS, "1.2.3", probes)
+    desk.session.open(desk.now, 10.0)
+    (request,) = desk.sent()
+    desk.replies(request, {"userAgent": USER_AGENT})
+    desk.sent()
+    desk.facts.clear()
+    return desk
+
+
+def passes(desk: Desk, seconds: float) -> list[str]:
+    """Time passes in ticks, as it does; the requests that were written meanwhile."""
+    methods = []
+    for _ in range(round(seconds / 0.25)):
+        desk.waits(0.25)
+        methods += desk.methods()
+    return methods
+
+
+def test_a_silent_worker_is_asked_whether_it_is_there_and_a_refusal_will_do() -> None:
+    desk = shaken()
+    assert passes(desk, 4.75) == []
+    assert passes(desk, 0.25) == ["initialize"]
+    desk.refuses(desk.unanswered[-1])
+    assert passes(desk, 4.75) == []
+    assert passes(desk, 0.25) == ["initialize"]
+    assert desk.facts == []
+    assert desk.session.counters["probe_missed"] == 0
+
+
+def test_a_worker_that_answers_no_probe_has_hung_and_that_is_said_once() -> None:
+    desk = shaken()
+    assert passes(desk, 19.75) == ["initialize"] * 3
+    assert desk.facts == []
+    passes(desk, 0.25)
+    assert desk.facts == [Hung()]
+    passes(desk, 60.0)
+    assert desk.facts == [Hung()]
+
+
+def test_a_worker_that_talks_is_not_asked() -> None:
+    desk = shaken()
+    for _ in range(10):
+        assert passes(desk, 4.0) == []
+        desk.says(delta("nobody's", "text"))
+
+
+def test_any_byte_between_probes_clears_the_worker() -> None:
+    desk = shaken()
+    passes(desk, 16.0)
+    assert desk.session.counters["probe_missed"] == 2
+    desk.says(delta("nobody's", "text"))
+    passes(desk, 15.0)
+    assert desk.facts == []
+
+
+def test_a_pause_of_our_own_is_not_the_workers() -> None:
+    desk = shaken()
+    for _ in range(10):
+        passes(desk, 5.0)
+        desk.waits(60.0)
+    assert desk.facts == []
+    assert desk.session.counters["probe_missed"] == 0
+
+
+def test_nobody_is_probed_before_the_handshake() -> None:
+    desk = Desk()
+    desk.session.open(desk.now, 100.0)
+    assert desk.methods() == ["initialize"]
+    assert passes(desk, 60.0) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from loadtest.fake_app_server import write_launcher
 from loadtest.fake_catalogue import catalogue
 from pool.events import Fault, FaultKind, Finish, TurnEnd, TurnRequest
 from pool.profile import Credentials, Profile
+from pool.session import ProbeLimits
 from pool.transport import Child
 from pool.turn import TurnLimits
 from pool.worker_state import WorkerState
@@ -48,7 +50,7 @@ def fakes(run_real: RunReal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("pool.pool.TICK_S", 0.02)
     monkeypatch.setattr("pool.backoff.BASE_S", 0.02)
 
-    def run(scenario: Scenario, *flags: str, limits: TurnLimits = PATIENT) -> None:
+    def run(scenario: Scenario, *flags: str, limits: TurnLimits = PATIENT, probes: ProbeLimits | None = None) -> None:
         profile = Profile(
             "fake",
             "http://upstream.invalid/v1",
@@ -58,6 +60,7 @@ def fakes(run_real: RunReal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             workers=1,
             slots=SLOTS,
             limits=limits,
+            probes=probes or ProbeLimits(),
         )
 
         async def main() -> None:
@@ -438,6 +441,39 @@ def test_an_ignored_interrupt_retires_the_worker_when_its_other_turns_have_ended
         await assert_replaced(pool, "it ignored an interrupt", 0)
 
     fakes(scenario, limits=TurnLimits(interrupt_s=0.15))
+
+
+PROBES = ProbeLimits(idle_s=0.2, timeout_s=0.3, fall=2)
+
+
+def test_a_frozen_worker_is_found_by_its_probes_and_its_turns_are_told_at_once(fakes: Fakes) -> None:
+    async def scenario(pool: RunningPool) -> None:
+        waiting = ask(pool, text="some words", hang="middle")
+        victim = ask(pool, text="some words", stop_self=True)
+        lost = Fault(FaultKind.WORKER_LOST, "it answers no probe")
+        assert [await fault_of(sink, 3.0) for sink in (victim, waiting)] == [lost, lost]
+        await assert_replaced(pool, "it answers no probe", -9)
+
+    fakes(scenario, probes=PROBES)
+
+
+def test_a_worker_that_freezes_while_it_has_nothing_to_do_is_replaced_too(fakes: Fakes) -> None:
+    async def scenario(pool: RunningPool) -> None:
+        (pid,) = pool.worker_pids()
+        os.kill(pid, signal.SIGSTOP)
+        await assert_replaced(pool, "it answers no probe", -9)
+
+    fakes(scenario, probes=PROBES)
+
+
+def test_an_idle_worker_answers_its_probes_and_stays(fakes: Fakes) -> None:
+    async def scenario(pool: RunningPool) -> None:
+        before = counted(pool, "frames")
+        await until(lambda: counted(pool, "frames") >= before + 3)
+        assert counted(pool, "probe_missed") == 0
+        await assert_same_worker(pool)
+
+    fakes(scenario, probes=PROBES)
 
 
 def test_a_worker_that_is_stopped_by_a_signal_is_replaced(fakes: Fakes, impatient: None) -> None:
