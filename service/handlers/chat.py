@@ -202,16 +202,17 @@ class _Answer:
         self, response: web.StreamResponse, encoder: ChatStream, ticket: Ticket, events: list[TurnEvent] | None
     ) -> None:
         """Write the stream, from its role to its last words; `events` are those that have come already."""
-        await self._write(response, encoder.role())
+        chunks = encoder.role()
         while events != []:
-            if events is None:
-                if self._wants_keepalive():
-                    await self._write(response, keepalive(int(time.time() * 1000)))  # noqa: TID251 - as above
-            else:
+            if events is not None:
                 self._note_first_text()
-                await self._write(response, encoder.events(events))
+                chunks += encoder.events(events)
+            elif self._wants_keepalive():
+                chunks += keepalive(int(time.time() * 1000))  # noqa: TID251 - as above
+            await self._write(response, chunks)
+            chunks = b""
             events = await _read(ticket, self._settings.keepalive_s)
-        await self._write(response, _last_words(encoder, ticket.outcome))
+        await self._write(response, chunks + _last_words(encoder, ticket.outcome))
 
     def _headers(self) -> dict[str, str]:
         return {IGNORED_HEADER: ", ".join(self._chat.ignored)} if self._chat.ignored else {}
