@@ -635,7 +635,7 @@ def test_the_text_of_a_turn_is_what_was_streamed_whatever_the_pipe_does_to_it() 
 
 # --- probes ------------------------------------------------------------------------------------------------------
 
-PROBES = ProbeLimits(idle_s=5.0, timeout_s=5.0, fall=3, tick_s=0.25)
+PROBES = ProbeLimits(idle_s=5.0, timeout_s=5.0, fall=3)
 
 
 def shaken(probes: ProbeLimits = PROBES) -> Desk:
