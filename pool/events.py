@@ -93,6 +93,7 @@ class FaultKind(StrEnum):
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
 
     WORKER_LOST = "worker_lost"
+    WORKER_REPLACED = "worker_replaced"
     WORKER_REFUSED = "worker_refused"
     WORKER_OVERLOADED = "worker_overloaded"
     START_TIMEOUT = "start_timeout"
@@ -111,12 +112,26 @@ class Fault(msgspec.Struct, frozen=True):
     upstream_status: int | None = None
 
 
+class Trace(StrEnum):
+    """What a turn that failed has left behind. Only one of which there is nothing may be run again."""
+
+    NONE = "none"
+    SPOKEN = "spoken"
+    """Its sink was told something."""
+    ACTED = "acted"
+    """Its sink was told nothing, but it has done, or asked leave for, something that must not happen twice."""
+
+
 class TurnEnd(msgspec.Struct, frozen=True):
-    """The one end of a turn: exactly one of `finish` and `fault` is set; `usage` is None when none was reported."""
+    """The one end of a turn: exactly one of `finish` and `fault` is set; `usage` is None when none was reported.
+
+    `trace` is told of a turn that failed.
+    """
 
     finish: Finish | None = None
     fault: Fault | None = None
     usage: Usage | None = None
+    trace: Trace = Trace.SPOKEN
 
 
 class TurnSink(Protocol):

@@ -181,6 +181,9 @@ FAULTS: dict[FaultKind, _Row] = {
     FaultKind.WORKER_LOST: _Row(
         503, _UNAVAILABLE, "worker_lost", _AGAIN, "app-server worker exited", retry_after_s=1.0
     ),
+    FaultKind.WORKER_REPLACED: _Row(
+        503, _UNAVAILABLE, "worker_lost", _AGAIN, "app-server worker was replaced", retry_after_s=1.0
+    ),
     FaultKind.WORKER_REFUSED: _Row(500, _SERVER, "worker_error", _FINAL, "app-server worker refused the request"),
     FaultKind.WORKER_OVERLOADED: _Row(
         503, _UNAVAILABLE, "worker_overloaded", _AGAIN, "app-server worker is overloaded", retry_after_s=1.0
