@@ -159,6 +159,17 @@ class ProfileSnapshot(NamedTuple):
     last_failure: str | None
 
 
+class Outlook(NamedTuple):
+    """What a profile has to offer: `seats`, free or taken, on workers in service, and `nominal` ones as configured.
+
+    `down_s` is None, or, when no worker serves and boots keep failing, the seconds until the next one is tried.
+    """
+
+    seats: int
+    nominal: int
+    down_s: float | None
+
+
 class PoolState:
     """Slots, workers and leases of every profile. `jitter` returns a number in [0, 1)."""
 
