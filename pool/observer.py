@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pool.stimuli import Lease
 from pool.worker_state import WorkerId, WorkerState
 
 
@@ -22,8 +23,14 @@ class WorkerExit(NamedTuple):
 class PoolObserver:
     """Override what you want to hear. Called synchronously: must neither wait nor raise."""
 
-    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState) -> None:
+    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState, reason: str) -> None:
         """A worker changed its state."""
+
+    def lease_released(self, lease: Lease) -> None:
+        """A worker has let go of a lease's turn; not told of leases that end with their worker."""
+
+    def stalled(self, seconds: float) -> None:
+        """We were stopped for so long; no worker is judged by it."""
 
     def worker_booted(self, worker: WorkerId, version: str, boot_s: float) -> None:
         """A worker is ready."""

@@ -4,41 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
 from pool import binary, session
 from pool.errors import ConfigurationError
 from pool.events import TurnRequest, TurnSink
+from pool.health import STALL_S, Clearance, Condemnation, Suspicion
 from pool.home import RunDirectory, catalogue
 from pool.inbox import Inbox
 from pool.observer import PoolObserver
 from pool.profile import Profile
-from pool.state import (
+from pool.state import Outlook, PoolState, ProfileSnapshot
+from pool.stimuli import (
     Boot,
     Booted,
     Broken,
+    Cleared,
+    Condemned,
+    Doubted,
     Effect,
     Exited,
     Freed,
     InterruptIgnored,
     Lease,
+    Measured,
     Moved,
-    PoolState,
-    ProfileSnapshot,
+    Overloaded,
+    Proved,
+    Reconfigured,
     Released,
     Started,
     Stimulus,
     Stop,
     Stopped,
+    Suspected,
     Ticked,
-    Unresponsive,
 )
 from pool.worker import LaunchSpec, Worker, WorkerEvents
-from pool.worker_state import WorkerId, WorkerState
+from pool.worker_state import IN_SERVICE, WorkerId
 
 TICK_S = 0.25
+MEASURE_EVERY = 20
+"""Ticks between two looks at the workers' memory."""
 
 
 class FirstBoot(NamedTuple):
@@ -57,7 +66,8 @@ class Pool:
     """Supervised workers for some profiles.
 
     `prepare` first (it blocks), then `run` in a task; `try_start` gives a turn a seat at once or says no.
-    `on_freed(profile)` is called, synchronously, when seats that were not free before are free.
+    `on_freed(profile)` is called, synchronously, when seats that were not free before are free, and
+    `on_quarantined(leases)` with turns that have come to nothing so far on a worker that has to go.
     """
 
     def __init__(
@@ -85,7 +95,10 @@ class Pool:
         self._frames: dict[WorkerId, dict[str, int]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticks = 0
+        self._ticked_at: float | None = None
         self.on_freed: Callable[[str], None] = lambda _profile: None
+        self.on_quarantined: Callable[[tuple[Lease, ...]], None] = lambda _leases: None
 
     # --- life cycle ------------------------------------------------------------------------------------------
 
@@ -96,18 +109,47 @@ class Pool:
             EnvironmentUnfit: a CLI is missing or unusable, or the state directory cannot be written.
             ConfigurationError: a credentials file is missing.
         """
+        self._run_directory = RunDirectory.create(self._state_dir)
+        self._specs = dict(self.specs(self._profiles.values(), search_path))
+
+    def specs(self, profiles: Iterable[Profile], search_path: str | None = None) -> Mapping[str, LaunchSpec]:
+        """What `reconfigure` takes, by profile; changes nothing. Blocks, and may be called from another OS thread.
+
+        Raises:
+            EnvironmentUnfit: a CLI is missing or unusable.
+            ConfigurationError: a credentials file is missing.
+        """
+        assert self._run_directory is not None  # noqa: S101 - `prepare` came first
+        run = self._run_directory.path
         catalogues: dict[Path, list[dict[str, object]]] = {}
-        run = RunDirectory.create(self._state_dir)
-        self._run_directory = run
-        for profile in self._profiles.values():
+        specs = {}
+        for profile in profiles:
             auth_file = profile.credentials.auth_file
             if auth_file is not None and not auth_file.is_file():
                 raise ConfigurationError(f"profile {profile.name}: auth_file {auth_file} does not exist: log in first")
             path = binary.resolve(profile.codex_bin, search_path)
             if path not in catalogues:
-                catalogues[path] = binary.bundled_models(path, run.path)
+                catalogues[path] = binary.bundled_models(path, run)
             models = catalogue(catalogues[path], (profile.default_model, *profile.models))
-            self._specs[profile.name] = LaunchSpec(profile, path, models, run.path, self._service_version)
+            status = path.stat()
+            build = (status.st_mtime_ns, status.st_size)
+            specs[profile.name] = LaunchSpec(profile, path, models, run, self._service_version, build)
+        return specs
+
+    def reconfigure(self, specs: Mapping[str, LaunchSpec]) -> frozenset[str]:
+        """These profiles from now on. Knobs apply at once; where workers have to be started in another way they are
+        replaced one at a time, new before old. Returns the profiles of which this is so.
+        """
+        changed = frozenset(
+            name for name, spec in specs.items() if name in self._specs and spec.launch != self._specs[name].launch
+        )
+        self._specs = {**self._specs, **specs}  # a removed profile's last boot may still be under way
+        self._profiles = {name: spec.profile for name, spec in specs.items()}
+        for worker in self._workers.values():
+            if (profile := self._profiles.get(worker.id.profile)) is not None:
+                worker.session.retune(profile.limits, profile.probes)
+        self._inbox.put(Reconfigured(tuple(self._profiles.values()), changed))
+        return changed
 
     async def run(self) -> None:
         """Keep the workers up until `stop`; when this returns no worker and no file of theirs is left."""
@@ -142,10 +184,18 @@ class Pool:
         """Free seats of this profile, now."""
         return self._state.free(profile)
 
-    def try_start(self, profile: str, request: TurnRequest, sink: TurnSink) -> Lease | None:
-        """Lease a seat and begin the turn on it in one step; None, and nothing happened, when no seat is free."""
-        now = self._now()
-        lease = self._state.try_lease(profile, now)
+    def outlook(self, profile: str) -> Outlook:
+        """What this profile has to offer, now."""
+        return self._state.outlook(profile, self._now())
+
+    def try_start(
+        self, profile: str, request: TurnRequest, sink: TurnSink, avoid: Collection[WorkerId] = ()
+    ) -> Lease | None:
+        """Lease a seat on a worker outside `avoid` and begin the turn on it in one step.
+
+        None, and nothing happened, when no such seat is free.
+        """
+        lease = self._state.try_lease(profile, self._now(), avoid)
         if lease is not None:
             self._workers[lease.worker].start_turn(lease.id, request, sink)
         return lease
@@ -160,11 +210,16 @@ class Pool:
 
     def snapshot(self) -> list[ProfileSnapshot]:
         """Every profile in numbers."""
-        return self._state.snapshot()
+        return self._state.snapshot(self._loop.time() if self._loop is not None else 0.0)
+
+    def version(self, worker_id: WorkerId) -> str | None:
+        """The CLI version of a worker that is still there: a profile may have two while it rolls."""
+        worker = self._workers.get(worker_id)
+        return worker.version if worker is not None else None
 
     def is_ready(self) -> bool:
-        """Every profile has a ready worker."""
-        return all(row.workers[WorkerState.READY] for row in self._state.snapshot())
+        """Every profile has a worker in service."""
+        return all(any(row.workers[state] for state in IN_SERVICE) for row in self.snapshot())
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -181,9 +236,16 @@ class Pool:
                 self._tick()
 
     def _tick(self) -> None:
+        late_s = self._now() - self._ticked_at if self._ticked_at is not None else 0.0
+        self._ticked_at = self._now()
+        if late_s > STALL_S:
+            self._observer.stalled(late_s)
+        self._ticks += 1
         for worker in list(self._workers.values()):
             worker.tick()
             self._count_frames(worker)
+            if self._ticks % MEASURE_EVERY == 0:
+                self._inbox.put(Measured(worker.id, worker.rss_bytes()))
         self._inbox.put(Ticked())
 
     def _count_frames(self, worker: Worker) -> None:
@@ -201,14 +263,18 @@ class Pool:
         match effect:
             case Boot(worker_id):
                 self._boot(worker_id)
-            case Stop(worker_id, reason):
+            case Stop(worker_id, reason, is_fault, is_hung):
                 worker = self._workers.get(worker_id)
                 if worker is not None:
-                    worker.stop(reason)
+                    worker.stop(reason, is_fault=is_fault, is_hung=is_hung)
+            case Doubted(worker_id):
+                worker = self._workers.get(worker_id)
+                if worker is not None:
+                    self.on_quarantined(tuple(Lease(lease_id, worker_id) for lease_id in worker.session.untouched()))
             case Freed(profile):
                 self.on_freed(profile)
-            case Moved(worker_id, source, target):
-                self._observer.worker_moved(worker_id, source, target)
+            case Moved(worker_id, source, target, reason):
+                self._observer.worker_moved(worker_id, source, target, reason)
             case _:
                 assert_never(effect)
 
@@ -249,11 +315,20 @@ class Pool:
     def _on_fact(self, worker_id: WorkerId, fact: session.Fact) -> None:
         match fact:
             case session.TurnClosed(lease_id):
+                self._observer.lease_released(Lease(lease_id, worker_id))
                 self._inbox.put(Released(Lease(lease_id, worker_id)))
             case session.InterruptIgnored(lease_id):
                 self._inbox.put(InterruptIgnored(Lease(lease_id, worker_id)))
-            case session.Unresponsive():
-                self._inbox.put(Unresponsive(worker_id))
+            case session.Proved():
+                self._inbox.put(Proved(worker_id))
+            case session.Overloaded():
+                self._inbox.put(Overloaded(worker_id))
+            case Suspicion(reason):
+                self._inbox.put(Suspected(worker_id, reason))
+            case Clearance():
+                self._inbox.put(Cleared(worker_id))
+            case Condemnation(verdict, reason):
+                self._inbox.put(Condemned(worker_id, verdict, reason))
 
     def _on_bug(self, worker_id: WorkerId, error: Exception) -> None:
         self._observer.bug_found(str(worker_id), error)

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from typing import NamedTuple
 
 import msgspec
 
-from pool.events import Fault, FaultKind, Finish, TurnRequest, TurnSink
+from pool.events import Fault, FaultKind, Finish, Trace, TurnRequest, TurnSink
+from pool.health import STALL_S, Belief, Health, Probe, ProbeLimits
 from pool.protocol import dialect_v2 as dialect
 from pool.protocol.connection import MAX_IN_FLIGHT, Answered, Connection, Expired, Refused
 from pool.protocol.framing import HEAD_BYTES, Oversized
 from pool.protocol.messages import Garbage, Notification, Request, RpcError, encode
 from pool.turn import Calls, Step, Turn, TurnLimits
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeLimits:
-    """When a silent worker is asked whether it is there, and when it is given up, in seconds.
-
-    After `idle_s` without a byte it is probed; `fall` probes in a row, each unanswered for `timeout_s`, are a verdict.
-    """
-
-    idle_s: float = 5.0
-    timeout_s: float = 5.0
-    fall: int = 3
 
 
 class Handshaken(NamedTuple):
@@ -54,23 +43,19 @@ class InterruptIgnored(NamedTuple):
     lease_id: int
 
 
-class Hung(NamedTuple):
-    """The worker has said nothing for a long time, answers to probes included."""
+class Proved(NamedTuple):
+    """A turn has begun to answer. Told once."""
 
 
-class Unresponsive(NamedTuple):
-    """`STRIKES` turns in a row could not begin for want of an answer: the worker should go."""
+class Overloaded(NamedTuple):
+    """A request was refused because there are too many."""
 
 
-Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Unresponsive | Hung
-
-STALL_S = 1.25
-"""Ticks this far apart, instead of a quarter of a second, say that we were stopped, and nothing about the worker."""
+Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Proved | Overloaded | Belief
 
 OPENING = frozenset({Step.THREAD_START, Step.INJECT_ITEMS, Step.TURN_START})
-STRIKES = 2
-"""One lost answer happens to a busy app-server; two turns in a row that cannot begin, and no answer between, do not."""
-
+ITS_OWN = frozenset({FaultKind.WORKER_REFUSED, FaultKind.PROTOCOL, FaultKind.FRAME_TOO_LARGE})
+"""Failures of a turn that speak against its worker."""
 
 _TOO_MANY = RpcError(dialect.OVERLOADED_CODE, "too many requests of ours are unanswered")
 
@@ -82,15 +67,15 @@ class _Token(NamedTuple):
 
 
 class _Own(Enum):
-    """A request of the session's own."""
+    """A request of the session's own, besides its probes."""
 
     HANDSHAKE = auto()
-    PROBE = auto()
     CLEAN_UP = auto()
     """After a turn that is gone."""
 
 
-_Answer = Answered[_Token | _Own] | Refused[_Token | _Own]
+_Sender = _Token | _Own | Probe
+_Answer = Answered[_Sender] | Refused[_Sender]
 
 
 class Session:
@@ -101,21 +86,18 @@ class Session:
 
     def __init__(self, limits: TurnLimits, service_version: str, probes: ProbeLimits | None = None) -> None:
         self._limits = limits
-        self._probes = probes or ProbeLimits()
+        self._health = Health(probes or ProbeLimits())
         self._service_version = service_version
-        self._connection: Connection[_Token | _Own] = Connection()
+        self._connection: Connection[_Sender] = Connection()
         self._turns: dict[int, Turn] = {}
         self._by_thread: dict[str, tuple[int, Turn]] = {}
         self._output: list[bytes] = []
         self._facts: list[Fact] = []
-        self._strikes = 0
         self._is_open = False
-        self._is_probing = False
-        self._misses = 0
-        self._heard_at = 0.0
-        self._ticked_at: float | None = None
+        self._has_proved = False
+        self._ticked_at = inf
         self.counters = self._connection.counters
-        self.counters.update(dict.fromkeys(("stale", "unknown", "malformed", "declined", "probe_missed"), 0))
+        self.counters.update(dict.fromkeys(("stale", "unknown", "malformed", "declined", "probe_missed", "strike"), 0))
 
     @property
     def open_turns(self) -> int:
@@ -137,9 +119,10 @@ class Session:
 
     def take_facts(self) -> tuple[Fact, ...]:
         """What the pool has to know, in order."""
-        if not self._facts:
+        beliefs = self._health.take()
+        if not self._facts and not beliefs:
             return ()
-        facts = tuple(self._facts)
+        facts = (*self._facts, *beliefs)
         self._facts.clear()
         return facts
 
@@ -152,38 +135,45 @@ class Session:
 
     def start_turn(self, lease_id: int, request: TurnRequest, sink: TurnSink, now: float) -> None:
         """Begin a turn; its events and its end go to `sink`, its closing is a `TurnClosed` fact."""
+        self._forgive_stall(now)
         turn = Turn(request, sink, self._limits, now)
         self._turns[lease_id] = turn
         self._send(lease_id, turn, turn.begin(), now)
 
     def interrupt(self, lease_id: int, now: float) -> None:
         """Ask for the end of a turn; one that is over is left alone."""
+        self._forgive_stall(now)
         turn = self._turns.get(lease_id)
         if turn is not None:
             self._send(lease_id, turn, turn.interrupt(Finish.INTERRUPTED, now), now)
 
     def receive(self, data: bytes, now: float) -> None:
         """The worker wrote `data`."""
-        self._heard_at = now
-        self._misses = 0
+        self._forgive_stall(now)
+        self._health.heard(now)
         for message in self._connection.receive(data):
             if isinstance(message, Notification):
                 self._on_notification(message, now)
             elif isinstance(message, Answered | Refused):
                 self._on_answer(message, now)
             elif isinstance(message, Request):
-                self._on_request(message)
+                self._on_request(message, now)
             elif isinstance(message, Oversized):
+                self._health.spoke_nonsense(now)
                 self._fail_thread(message.head, Fault(FaultKind.FRAME_TOO_LARGE, "a frame was too large"), now)
             elif isinstance(message, Garbage):
+                self._health.spoke_nonsense(now)
                 self._fail_thread(message.head, Fault(FaultKind.PROTOCOL, "an unreadable frame"), now)
 
-    def tick(self, now: float) -> None:
-        """Expire what is overdue, and ask a worker that has been silent for a while whether it is there."""
-        if self._ticked_at is not None and now - self._ticked_at > STALL_S:
-            self._heard_at = now
-            self._misses = 0
+    def tick(self, now: float, unread_bytes: int = 0) -> None:
+        """Expire what is overdue, and ask a worker that has been silent for a while whether it is there.
+
+        `unread_bytes` is how much of what we wrote still waits for the worker to read it.
+        """
+        self._forgive_stall(now)
         self._ticked_at = now
+        if self._is_open:
+            self._health.left_unread(unread_bytes, now)
         for expired in self._connection.expire(now):
             self._on_expired(expired, now)
         for lease_id, turn in list(self._turns.items()):
@@ -193,13 +183,22 @@ class Session:
                 self._facts.append(InterruptIgnored(lease_id))
         self._probe(now)
 
-    def lose(self, reason: str, now: float) -> None:
+    def untouched(self) -> tuple[int, ...]:
+        """The leases whose turns have come to nothing so far and may as well run elsewhere."""
+        return tuple(lease_id for lease_id, turn in self._turns.items() if turn.is_untouched)
+
+    def retune(self, limits: TurnLimits, probes: ProbeLimits) -> None:
+        """Other limits from now on; turns keep those that they began with."""
+        self._limits = limits
+        self._health.limits = probes
+
+    def lose(self, fault: Fault, now: float) -> None:
         """The worker is gone: end every turn. No facts follow: its leases went with it."""
         turns = list(self._turns.values())
         self._turns.clear()
         self._by_thread.clear()
         for turn in turns:
-            turn.lose(reason, now)
+            turn.lose(fault, now)
 
     def stories(self) -> dict[int, str]:
         """The story of each open turn, by lease."""
@@ -212,6 +211,7 @@ class Session:
             note = dialect.notification(message.method, message.params)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self.counters["malformed"] += 1
+            self._health.spoke_nonsense(now)
             fault = Fault(FaultKind.PROTOCOL, f"unreadable {message.method}")
             self._fail_thread(bytes(message.params)[:HEAD_BYTES], fault, now)
             return
@@ -225,15 +225,21 @@ class Session:
             return
         lease_id, turn = found
         calls = turn.on_notification(note, now)
+        if not self._has_proved and turn.trace is Trace.SPOKEN:
+            self._has_proved = True
+            self._facts.append(Proved())
         if calls:
             self._send(lease_id, turn, calls, now)
 
     def _on_answer(self, message: _Answer, now: float) -> None:
         token = message.token
-        if isinstance(token, _Own):
-            self._on_own_answer(token, message, now)
+        if not isinstance(token, _Token):
+            self._on_own_answer(token, message)
             return
-        self._strikes = 0
+        if isinstance(message, Refused) and message.error.code == dialect.OVERLOADED_CODE:
+            self._facts.append(Overloaded())
+        elif token.step is Step.TURN_START and not message.late:
+            self._health.began()
         if message.late or token.turn.is_closed:
             self._clean_up_after(token, message, now)
             return
@@ -244,40 +250,47 @@ class Session:
                 calls = token.turn.on_answer(token.step, message.result, now)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 self.counters["malformed"] += 1
+                self._health.spoke_nonsense(now)
                 calls = token.turn.on_expiry(token.step, now)
         if token.step is Step.THREAD_START and token.turn.thread_id is not None:
             self._by_thread[token.turn.thread_id] = (token.lease_id, token.turn)
         self._send(token.lease_id, token.turn, calls, now)
 
-    def _probe(self, now: float) -> None:
-        """A second `initialize`: its refusal is a healthy answer, and so is anything else the worker says meanwhile."""
-        if not self._is_open or self._is_probing or now - self._heard_at < self._probes.idle_s:
+    def _forgive_stall(self, now: float) -> None:
+        """If we were stopped until now, nobody is to be judged by it; what begins from now on gets no more for it."""
+        seconds = now - self._ticked_at
+        if seconds <= STALL_S:
             return
-        if self._connection.in_flight < MAX_IN_FLIGHT:
-            self._is_probing = True
-            name, params = dialect.initialize(self._service_version)
-            deadline_at = now + self._probes.timeout_s
-            self._output.append(self._connection.request(name, params, _Own.PROBE, deadline_at))
+        self._ticked_at = now
+        self._connection.postpone(seconds)
+        self._health.postpone(seconds, now)
+        for turn in self._turns.values():
+            turn.postpone(seconds)
 
-    def _on_own_answer(self, token: _Own, message: _Answer, now: float) -> None:
-        if token is _Own.PROBE and not message.late:
-            self._is_probing = False
-        if token is _Own.HANDSHAKE and not message.late:
-            self._heard_at = now
+    def _probe(self, now: float) -> None:
+        """A second `initialize`, whose refusal is a healthy answer, and a question about threads."""
+        if not self._is_open or self._connection.in_flight + len(Probe) > MAX_IN_FLIGHT:
+            return
+        for probe in self._health.due(now):
+            is_first = probe is Probe.INITIALIZE
+            name, params = dialect.initialize(self._service_version) if is_first else dialect.LOADED_THREADS
+            deadline_at = now + self._health.limits.timeout_s
+            self._output.append(self._connection.request(name, params, probe, deadline_at))
+
+    def _on_own_answer(self, token: _Own | Probe, message: _Answer) -> None:
+        if isinstance(token, Probe):
+            if not message.late:
+                self._health.answered(token)
+        elif token is _Own.HANDSHAKE and not message.late:
             self._on_handshake(message)
 
-    def _on_own_expiry(self, token: _Own, now: float) -> None:
+    def _on_own_expiry(self, token: _Own | Probe, now: float) -> None:
         if token is _Own.HANDSHAKE:
             self._facts.append(HandshakeFailed("initialize was not answered"))
-        if token is not _Own.PROBE:
-            return
-        self._is_probing = False
-        if now - self._heard_at < self._probes.idle_s:
-            return  # it spoke, or we were the ones who slept
-        self.counters["probe_missed"] += 1
-        self._misses += 1
-        if self._misses == self._probes.fall:
-            self._facts.append(Hung())
+        elif isinstance(token, Probe):
+            misses = self._health.misses
+            self._health.missed(token, now)
+            self.counters["probe_missed"] += self._health.misses - misses
 
     def _on_handshake(self, message: _Answer) -> None:
         if isinstance(message, Refused):
@@ -292,9 +305,9 @@ class Session:
         self._output.append(encode(dialect.INITIALIZED))
         self._facts.append(Handshaken(result.version, result.user_agent))
 
-    def _on_expired(self, expired: Expired[_Token | _Own], now: float) -> None:
+    def _on_expired(self, expired: Expired[_Sender], now: float) -> None:
         token = expired.token
-        if isinstance(token, _Own):
+        if not isinstance(token, _Token):
             self._on_own_expiry(token, now)
             return
         if token.turn.is_closed:
@@ -302,9 +315,8 @@ class Session:
         had_ended = token.turn.has_ended
         calls = token.turn.on_expiry(token.step, now)
         if token.step in OPENING and token.turn.has_ended and not had_ended:
-            self._strikes += 1
-            if self._strikes == STRIKES:
-                self._facts.append(Unresponsive())
+            self.counters["strike"] += 1
+            self._health.struck(now)
         self._send(token.lease_id, token.turn, calls, now)
 
     def _clean_up_after(self, token: _Token, message: _Answer, now: float) -> None:
@@ -327,10 +339,13 @@ class Session:
         deadline_at = now + self._limits.start_s
         self._output.append(self._connection.request(method.name, method.params, _Own.CLEAN_UP, deadline_at))
 
-    def _on_request(self, message: Request) -> None:
+    def _on_request(self, message: Request, now: float) -> None:
         if message.method == dialect.TOOL_CALL_REQUEST:
             return  # the call went to the client, and the turn is being interrupted
         self.counters["declined"] += 1
+        found = self._by_thread.get(dialect.thread_of(bytes(message.params)[:HEAD_BYTES]) or "")
+        if found is not None:
+            found[1].acted(now)
         result = dialect.decline(message.method)
         if result is None:
             error = {"code": -32601, "message": "not granted"}
@@ -349,6 +364,7 @@ class Session:
         while todo:
             step, (name, params) = todo.popleft()
             if self._connection.in_flight >= MAX_IN_FLIGHT:  # only a worker that loses answers gets us here
+                self._facts.append(Overloaded())
                 todo.extend(turn.on_refusal(step, _TOO_MANY, now))
                 continue
             token = _Token(lease_id, turn, step)
@@ -356,4 +372,8 @@ class Session:
         if turn.is_closed and self._turns.pop(lease_id, None) is not None:
             if turn.thread_id is not None:
                 self._by_thread.pop(turn.thread_id, None)
+            if turn.fault in ITS_OWN:
+                self._health.failed()
+            elif turn.trace is Trace.SPOKEN:
+                self._health.succeeded()
             self._facts.append(TurnClosed(lease_id))

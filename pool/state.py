@@ -2,152 +2,156 @@
 
 Synchronous and without a clock, I/O or logging: stimuli and `now` (monotonic seconds) go in, effects come out, and
 the shell (`pool.pool`) carries them out in order.
+
+A profile has a fixed number of places ("slots"), and each is filled by exactly one worker: one that serves, waits as a
+spare, boots, or waits for its boot. A worker that is on its way out, or under suspicion, has lost its place to a
+successor; it stays until it is empty, and until the successor serves if nothing is wrong with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from math import ceil, inf
 from typing import NamedTuple, assert_never
 
 from pool import backoff
+from pool.breaker import Breaker, Panic
 from pool.errors import IllegalTransition
+from pool.health import STALL_S
 from pool.least_loaded import LeastLoaded
 from pool.profile import Profile
+from pool.stimuli import (
+    Boot,
+    Booted,
+    Broken,
+    Cleared,
+    Condemned,
+    Doubted,
+    Effect,
+    Exited,
+    Freed,
+    InterruptIgnored,
+    Lease,
+    Measured,
+    Moved,
+    Overloaded,
+    Proved,
+    Reconfigured,
+    Released,
+    Started,
+    Stimulus,
+    Stop,
+    Stopped,
+    Suspected,
+    Ticked,
+)
 from pool.story import Story
-from pool.worker_state import TRANSITIONS, WorkerId, WorkerState
+from pool.worker_state import IN_SERVICE, TRANSITIONS, Verdict, WorkerId, WorkerState
 
 SPAWN_CONCURRENCY = 2
 """Boots at a time over all profiles: boots that overlap have been seen to hang."""
+PROBATION_SEATS = 2
+"""What a bad deployment may burn."""
+PAUSE_S = 0.2
+MAX_PAUSE_S = 2.0
+"""How long a worker that said it was overloaded is spared, the first time and at most."""
+AGE_SPREAD = 0.1
+TURNS_SPREAD = 0.1
 
-
-class Lease(NamedTuple):
-    """The right to one seat on one worker incarnation."""
-
-    id: int
-    worker: WorkerId
-
-
-# --- stimuli -----------------------------------------------------------------------------------------------------
-
-
-class Started(NamedTuple):
-    """The shell is up: boot."""
-
-
-class Booted(NamedTuple):
-    """The handshake is done and the version will do."""
-
-    worker: WorkerId
-
-
-class Released(NamedTuple):
-    """The worker has let go of this lease's turn."""
-
-    lease: Lease
-
-
-class InterruptIgnored(NamedTuple):
-    """The worker did not end this lease's turn when asked to."""
-
-    lease: Lease
-
-
-class Unresponsive(NamedTuple):
-    """The worker leaves requests unanswered; what runs on it may still be fine."""
-
-    worker: WorkerId
-
-
-class Broken(NamedTuple):
-    """The worker can serve no (more) turns: its boot failed, it exited, its stdout closed. Its leases are over."""
-
-    worker: WorkerId
-    reason: str
-
-
-class Exited(NamedTuple):
-    """The worker's process and home are gone."""
-
-    worker: WorkerId
-    reason: str
-
-
-class Ticked(NamedTuple):
-    """Time has passed."""
-
-
-class Stopped(NamedTuple):
-    """The service is stopping: end every worker, boot none."""
-
-
-Stimulus = Started | Booted | Released | InterruptIgnored | Unresponsive | Broken | Exited | Ticked | Stopped
-
-
-# --- effects -----------------------------------------------------------------------------------------------------
-
-
-class Boot(NamedTuple):
-    """Start this worker incarnation."""
-
-    worker: WorkerId
-
-
-class Stop(NamedTuple):
-    """End this worker; harmless if it is ending."""
-
-    worker: WorkerId
-    reason: str
-
-
-class Freed(NamedTuple):
-    """This profile has free seats that it did not have before."""
-
-    profile: str
-
-
-class Moved(NamedTuple):
-    """A worker changed its state."""
-
-    worker: WorkerId
-    source: WorkerState
-    target: WorkerState
-
-
-Effect = Boot | Stop | Freed | Moved
+_S = WorkerState
+_GONE = frozenset({_S.STOPPING, _S.DEAD})
 
 
 @dataclass(slots=True)
 class _Worker:
     id: WorkerId
-    state: WorkerState = WorkerState.STARTING
-    leases: set[int] = field(default_factory=set)
-    stuck: set[int] = field(default_factory=set)
-    ready_at: float | None = None
-    retires_because: str = ""
-    story: Story = field(default_factory=Story)
-
-
-@dataclass(slots=True)
-class _Slot:
-    index: int
-    epoch: int = 0
     failures: int = 0
     boot_at: float = 0.0
-    worker: _Worker | None = None
+    state: WorkerState = _S.BACKOFF
+    generation: int = 0
+    leases: set[int] = field(default_factory=set)
+    stuck: set[int] = field(default_factory=set)
+    turns: int = 0
+    max_turns: float = inf
+    expires_at: float = inf
+    ready_at: float | None = None
+    deadline_at: float | None = None
+    """When this state ends by itself."""
+    is_paused: bool = False
+    paused_until: float = -inf
+    pause_s: float = 0.0
+    rss_bytes: int = 0
+    outworn: str = ""
+    """Why it should be replaced, though it serves; "" if it need not."""
+    leaves_because: str = ""
+    doubt: str = ""
+    """A suspicion that waits for the end of a panic."""
+    verdict: tuple[Verdict, str] | None = None
+    """A verdict that waits for its turn."""
+    is_condemned: bool = False
+    story: Story = field(default_factory=Story)
 
 
 @dataclass(slots=True)
 class _Pool:
     profile: Profile
-    slots: list[_Slot]
-    ready: LeastLoaded[WorkerId]
+    places: dict[int, _Worker] = field(default_factory=dict)
+    workers: dict[WorkerId, _Worker] = field(default_factory=dict)
+    """Everybody: those who fill a place, and those who have lost theirs."""
+    in_service: LeastLoaded[WorkerId] = field(default_factory=LeastLoaded[WorkerId])
+    breaker: Breaker = field(default_factory=Breaker)
+    panic: Panic = field(default_factory=Panic)
+    generation: int = 1
+    is_removed: bool = False
     boots: int = 0
     last_failure: str | None = None
 
+    @property
+    def wanted(self) -> int:
+        """Places."""
+        return 0 if self.is_removed else self.profile.workers + self.profile.spares
+
+    @property
+    def processes(self) -> int:
+        """Processes that exist, or will in a moment."""
+        return sum(worker.state is not _S.BACKOFF for worker in self.workers.values())
+
+    @property
+    def most_processes(self) -> int:
+        return self.profile.workers + self.profile.spares + max(1, ceil(self.profile.surge * self.profile.workers))
+
+    @property
+    def serving(self) -> int:
+        """Workers in service that nobody is going to replace."""
+        return sum(worker.state in IN_SERVICE for worker in self.places.values())
+
+    @property
+    def condemned(self) -> int:
+        return sum(worker.is_condemned for worker in self.workers.values())
+
+    @property
+    def leaving_in_service(self) -> list[_Worker]:
+        """Those who serve until their successor does, longest first."""
+        return [w for w in self.workers.values() if w.state in IN_SERVICE and self.places.get(w.id.slot) is not w]
+
+    def holds_place(self, worker: _Worker) -> bool:
+        return self.places.get(worker.id.slot) is worker
+
+
+class WorkerSnapshot(NamedTuple):
+    """One worker in numbers; `reason` is why it is in its state or has to leave it."""
+
+    worker: WorkerId
+    state: WorkerState
+    leases: int
+    turns: int
+    rss_bytes: int
+    reason: str
+
 
 class ProfileSnapshot(NamedTuple):
-    """One profile in numbers: configured size, workers by state, seats on ready workers, leases, boots ever begun."""
+    """One profile in numbers: configured size, workers by state, seats in service, leases, boots ever begun."""
 
     profile: str
     size: int
@@ -157,6 +161,10 @@ class ProfileSnapshot(NamedTuple):
     leased: int
     boots: int
     last_failure: str | None
+    is_broken: bool
+    is_panicking: bool
+    outdated: int
+    each: tuple[WorkerSnapshot, ...]
 
 
 class Outlook(NamedTuple):
@@ -171,44 +179,67 @@ class Outlook(NamedTuple):
 
 
 class PoolState:
-    """Slots, workers and leases of every profile. `jitter` returns a number in [0, 1)."""
+    """Places, workers and leases of every profile. `jitter` returns a number in [0, 1)."""
 
     def __init__(self, profiles: Iterable[Profile], jitter: Callable[[], float]) -> None:
         self._jitter = jitter
-        self._pools = {
-            profile.name: _Pool(
-                profile, [_Slot(index) for index in range(profile.workers)], LeastLoaded[WorkerId](profile.slots)
-            )
-            for profile in profiles
-        }
+        self._pools = {profile.name: _Pool(profile) for profile in profiles}
+        self._epochs: dict[tuple[str, int], int] = {}
         self._leases: dict[int, _Worker] = {}
         self._next_lease = 1
         self._starting = 0
         self._is_running = False
+        self._ticked_at: float | None = None
+        self._free_before: dict[str, int] = {}
+        self._effects: list[Effect] = []
 
     # --- questions -------------------------------------------------------------------------------------------
 
     def free(self, profile: str) -> int:
-        """Free seats on ready workers."""
-        return self._pools[profile].ready.free
+        """Free seats on workers in service; none in a profile that is not (any more) there."""
+        pool = self._pools.get(profile)
+        return pool.in_service.free if pool is not None else 0
 
-    def snapshot(self) -> list[ProfileSnapshot]:
+    def outlook(self, profile: str, now: float) -> Outlook:
+        """What this profile has to offer."""
+        pool = self._pools.get(profile)
+        if pool is None:
+            return Outlook(0, 0, backoff.CAP_S)
+        is_down = pool.breaker.is_open and not any(worker.state in IN_SERVICE for worker in pool.workers.values())
+        nominal = pool.profile.workers * pool.profile.slots
+        return Outlook(pool.in_service.seats, nominal, pool.breaker.wait_s(now) if is_down else None)
+
+    def snapshot(self, now: float) -> list[ProfileSnapshot]:
         """Every profile in numbers."""
         out = []
         for name, pool in self._pools.items():
-            workers = [slot.worker for slot in pool.slots if slot.worker is not None]
             states = dict.fromkeys(WorkerState, 0)
-            for worker in workers:
+            for worker in pool.workers.values():
                 states[worker.state] += 1
-            leased = sum(len(worker.leases) for worker in workers)
-            seats = len(pool.ready) * pool.profile.slots
-            free, size = pool.ready.free, pool.profile.workers
-            out.append(ProfileSnapshot(name, size, states, seats, free, leased, pool.boots, pool.last_failure))
+            out.append(
+                ProfileSnapshot(
+                    name,
+                    pool.wanted,
+                    states,
+                    pool.in_service.seats,
+                    pool.in_service.free,
+                    sum(len(worker.leases) for worker in pool.workers.values()),
+                    pool.boots,
+                    pool.last_failure,
+                    pool.breaker.is_open,
+                    pool.panic.is_on(now),
+                    sum(0 < worker.generation < pool.generation for worker in pool.workers.values()),
+                    tuple(
+                        WorkerSnapshot(w.id, w.state, len(w.leases), w.turns, w.rss_bytes, w.outworn or w.doubt)
+                        for w in pool.workers.values()
+                    ),
+                )
+            )
         return out
 
     def is_idle(self) -> bool:
         """No worker is left."""
-        return all(slot.worker is None for pool in self._pools.values() for slot in pool.slots)
+        return not any(pool.workers for pool in self._pools.values())
 
     def story(self, worker: WorkerId) -> str:
         """What happened to this worker; "" when it is not known any more."""
@@ -217,180 +248,467 @@ class PoolState:
 
     # --- decisions -------------------------------------------------------------------------------------------
 
-    def try_lease(self, profile: str, now: float) -> Lease | None:
-        """A seat on the least loaded ready worker, taken at once; None when there is none."""
-        worker_id = self._pools[profile].ready.take()
-        if worker_id is None:
+    def try_lease(self, profile: str, now: float, avoid: Collection[WorkerId] = ()) -> Lease | None:
+        """A seat on the least loaded worker in service, taken at once; None when there is none outside `avoid`."""
+        pool = self._pools.get(profile)
+        worker_id = pool.in_service.take(avoid) if pool is not None else None
+        if pool is None or worker_id is None:
             return None
-        worker = self._find(worker_id)
-        assert worker is not None  # noqa: S101 - `ready` holds live workers only; `validate` checks it
+        worker = pool.workers[worker_id]
         lease = Lease(self._next_lease, worker_id)
         self._next_lease += 1
         worker.leases.add(lease.id)
+        worker.turns += 1
         self._leases[lease.id] = worker
         worker.story.tell(now, f"lease {lease.id}")
         return lease
 
     def handle(self, stimulus: Stimulus, now: float) -> tuple[Effect, ...]:
         """What has to be done now, in order."""
-        effects: list[Effect] = []
+        effects = self._effects = []
         match stimulus:
             case Started():
-                self._is_running = True
-                self._boot_due(now, effects)
+                self._on_started(now)
             case Ticked():
-                self._boot_due(now, effects)
+                self._on_ticked(now)
             case Stopped():
-                self._on_stopped(now, effects)
+                self._on_stopped(now)
+            case Reconfigured(profiles, changed):
+                self._on_reconfigured(profiles, changed, now)
             case Released(lease):
-                self._on_released(lease, now, effects)
+                self._on_released(lease, now)
             case InterruptIgnored(lease):
-                self._on_interrupt_ignored(lease, now, effects)
-            case Booted(worker_id) | Unresponsive(worker_id) | Broken(worker_id, _) | Exited(worker_id, _):
-                worker = self._find(worker_id)
-                if worker is not None:
-                    self._on_worker(worker, stimulus, now, effects)
+                self._on_interrupt_ignored(lease, now)
             case _:
-                assert_never(stimulus)
+                worker = self._find(stimulus.worker)
+                if worker is not None:
+                    self._on_worker(worker, stimulus, now)
+        if not isinstance(stimulus, Released):
+            self._boot_due(now)
+        if self._free_before:
+            self._effects += [Freed(name) for name, before in self._free_before.items() if self.free(name) > before]
+            self._free_before.clear()
         return tuple(effects)
 
     def validate(self) -> None:
         """Raise AssertionError when the state contradicts itself; for tests."""
         starting = 0
         for pool in self._pools.values():
-            ready = {slot.worker.id for slot in pool.slots if slot.worker and slot.worker.state is WorkerState.READY}
-            assert len(pool.ready) == len(ready)  # noqa: S101
-            assert all(worker_id in pool.ready for worker_id in ready)  # noqa: S101
-            seats_used = 0
-            for slot in pool.slots:
-                worker = slot.worker
-                if worker is None:
-                    continue
-                starting += worker.state is WorkerState.STARTING
-                assert len(worker.leases) <= pool.profile.slots  # noqa: S101
+            if self._is_running:
+                assert sorted(pool.places) == list(range(pool.wanted))  # noqa: S101
+            free = seats = 0
+            for worker in pool.workers.values():
+                starting += worker.state is _S.STARTING
+                assert worker.state is not _S.DEAD  # noqa: S101
                 assert worker.stuck <= worker.leases  # noqa: S101
                 assert all(self._leases[lease] is worker for lease in worker.leases)  # noqa: S101
-                seats_used += len(worker.leases) if worker.state is WorkerState.READY else 0
-            assert pool.ready.free == len(ready) * pool.profile.slots - seats_used  # noqa: S101
+                assert not (worker.leases and worker.state in (_S.BACKOFF, _S.STARTING, _S.SPARE, _S.STOPPING))  # noqa: S101
+                limit = self._seats_of(pool, worker)
+                assert (worker.id in pool.in_service) == (limit > 0)  # noqa: S101
+                seats += limit
+                free += max(0, limit - len(worker.leases))
+            assert (pool.in_service.seats, pool.in_service.free) == (seats, free)  # noqa: S101
+            assert all(pool.workers[worker.id] is worker for worker in pool.places.values())  # noqa: S101
+            fills = (_S.BACKOFF, _S.STARTING, _S.SPARE, *IN_SERVICE)
+            assert all(worker.state in fills for worker in pool.places.values())  # noqa: S101
+            homeless = [w for w in pool.workers.values() if not pool.holds_place(w)]
+            assert not any(w.state in (_S.BACKOFF, _S.STARTING, _S.SPARE) for w in homeless)  # noqa: S101
         assert self._starting == starting <= SPAWN_CONCURRENCY  # noqa: S101
         assert all(lease in worker.leases for lease, worker in self._leases.items())  # noqa: S101
 
-    # --- inside ----------------------------------------------------------------------------------------------
+    # --- stimuli ---------------------------------------------------------------------------------------------
+
+    def _on_started(self, now: float) -> None:
+        self._is_running = True
+        for pool in self._pools.values():
+            self._fit(pool, now)
 
     def _find(self, worker_id: WorkerId) -> _Worker | None:
         """The worker, unless its epoch is over: what comes of an earlier one is a ghost's."""
-        slot = self._pools[worker_id.profile].slots[worker_id.slot]
-        return slot.worker if slot.worker is not None and slot.worker.id == worker_id else None
+        pool = self._pools.get(worker_id.profile)
+        return pool.workers.get(worker_id) if pool is not None else None
 
     def _on_worker(
-        self, worker: _Worker, stimulus: Booted | Unresponsive | Broken | Exited, now: float, effects: list[Effect]
+        self,
+        worker: _Worker,
+        stimulus: Booted | Proved | Suspected | Cleared | Condemned | Overloaded | Measured | Broken | Exited,
+        now: float,
     ) -> None:
+        pool = self._pools[worker.id.profile]
+        if worker.state in _GONE and not isinstance(stimulus, Exited):
+            return
         match stimulus:
             case Booted():
-                self._on_booted(worker, now, effects)
-            case Unresponsive():
-                self._retire(worker, "it left requests unanswered", now, effects)
+                self._on_booted(pool, worker, now)
+            case Proved():
+                if worker.state is _S.PROBATION:
+                    self._pass_probation(pool, worker, "a turn on it has begun to answer", now)
+            case Suspected(_, reason):
+                self._on_suspected(pool, worker, reason, now)
+            case Cleared():
+                self._on_cleared(pool, worker, now)
+            case Condemned(_, verdict, reason):
+                self._on_condemned(pool, worker, verdict, reason, now)
+            case Overloaded():
+                self._on_overloaded(pool, worker, now)
+            case Measured(_, rss_bytes):
+                worker.rss_bytes = rss_bytes
             case Broken(_, reason):
-                self._stop(worker, reason, now, effects)
+                self._stop(pool, worker, reason, now, is_fault=True)
             case Exited(_, reason):
-                self._on_exited(worker, reason, now, effects)
+                self._on_exited(pool, worker, reason, now)
             case _:
                 assert_never(stimulus)
 
-    def _on_stopped(self, now: float, effects: list[Effect]) -> None:
-        self._is_running = False
-        for pool in self._pools.values():
-            for slot in pool.slots:
-                if slot.worker is not None:
-                    self._stop(slot.worker, "the service is stopping", now, effects)
-
-    def _boot_due(self, now: float, effects: list[Effect]) -> None:
-        if not self._is_running or self._starting >= SPAWN_CONCURRENCY:
+    def _on_booted(self, pool: _Pool, worker: _Worker, now: float) -> None:
+        if worker.state is not _S.STARTING:
             return
-        empty = [(pool, slot) for pool in self._pools.values() for slot in pool.slots if slot.worker is None]
-        due = [(pool, slot) for pool, slot in empty if slot.boot_at <= now]
-        due.sort(key=lambda pair: pair[1].boot_at)  # or a profile whose boots hang keeps the others from theirs
-        for pool, slot in due[: SPAWN_CONCURRENCY - self._starting]:
-            slot.epoch += 1
-            slot.worker = _Worker(WorkerId(pool.profile.name, slot.index, slot.epoch))
-            slot.worker.story.tell(now, "boot")
-            pool.boots += 1
-            self._starting += 1
-            effects.append(Boot(slot.worker.id))
+        profile = pool.profile
+        worker.max_turns = profile.retire.max_turns * (1 + TURNS_SPREAD * (2 * self._jitter() - 1))
+        worker.expires_at = now + profile.retire.max_age_s * (1 - AGE_SPREAD * self._jitter())
+        if pool.serving >= profile.workers:
+            self._move(pool, worker, _S.SPARE, "enough others serve", now)
+            pool.breaker.succeeded()
+        else:
+            self._admit(pool, worker, "it answered initialize", now)
 
-    def _on_booted(self, worker: _Worker, now: float, effects: list[Effect]) -> None:
-        if worker.state is not WorkerState.STARTING:
+    def _on_suspected(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+        if worker.state is _S.SPARE:
+            self._stop(pool, worker, reason, now, is_hung=True)
+        elif worker.state in IN_SERVICE:
+            pool.panic.sick(worker.id, pool.profile.workers, now)
+            worker.doubt = reason
+            if not pool.panic.is_on(now):
+                self._move(pool, worker, _S.SUSPECT, reason, now)
+                self._replace(pool, worker, now)
+
+    def _on_cleared(self, pool: _Pool, worker: _Worker, now: float) -> None:
+        """It takes its place back, or serves on until its successor does, if that has come further than a boot."""
+        worker.doubt, worker.verdict = "", None
+        pool.panic.well(worker.id)
+        if worker.state is not _S.SUSPECT:
             return
-        self._move(worker, WorkerState.READY, now, effects)
-        worker.ready_at = now
-        self._pools[worker.id.profile].ready.add(worker.id)
-        effects.append(Freed(worker.id.profile))
-        self._boot_due(now, effects)
+        successor = pool.places.get(worker.id.slot)
+        is_needed = successor is not None and successor.state in (_S.BACKOFF, _S.STARTING)
+        if successor is not None and is_needed and not worker.outworn:
+            pool.places[worker.id.slot] = worker
+            self._dismiss(pool, successor, "it is not needed any more", now)
+        elif not is_needed:
+            worker.outworn = worker.outworn or "a successor serves already"
+        if worker.ready_at is not None:
+            self._move(pool, worker, _S.READY, "it answered again", now)
+        else:
+            self._admit(pool, worker, "it answered again", now)
+        self._relieve(pool, now)
 
-    def _on_released(self, lease: Lease, now: float, effects: list[Effect]) -> None:
+    def _on_condemned(self, pool: _Pool, worker: _Worker, verdict: Verdict, reason: str, now: float) -> None:
+        if worker.state is _S.SPARE or (verdict is Verdict.HUNG and worker.state in (_S.QUARANTINED, _S.RETIRING)):
+            self._stop(pool, worker, reason, now, is_fault=True, is_hung=True)
+        elif worker.state in IN_SERVICE or worker.state is _S.SUSPECT:
+            pool.panic.sick(worker.id, pool.profile.workers, now)
+            worker.verdict = (verdict, reason)
+            self._execute(pool, worker, now)
+
+    def _on_overloaded(self, pool: _Pool, worker: _Worker, now: float) -> None:
+        if worker.state not in IN_SERVICE or worker.is_paused:
+            return
+        is_again = now - worker.paused_until <= MAX_PAUSE_S
+        worker.pause_s = min(MAX_PAUSE_S, 2 * worker.pause_s) if is_again else PAUSE_S
+        worker.paused_until = now + worker.pause_s
+        worker.is_paused = True
+        worker.story.tell(now, f"overloaded: spared for {worker.pause_s} s")
+        self._seat(pool, worker)
+
+    def _on_released(self, lease: Lease, now: float) -> None:
         worker = self._leases.pop(lease.id, None)
         if worker is None:
             return
         worker.leases.discard(lease.id)
         worker.stuck.discard(lease.id)
         worker.story.tell(now, f"released {lease.id}")
-        if worker.state is WorkerState.READY:
-            self._pools[worker.id.profile].ready.give_back(worker.id)
-            effects.append(Freed(worker.id.profile))
-        self._stop_if_spent(worker, now, effects)
+        pool = self._pools[worker.id.profile]
+        if worker.id in pool.in_service:
+            before = pool.in_service.free
+            pool.in_service.give_back(worker.id)
+            if pool.in_service.free > before:
+                self._effects.append(Freed(worker.id.profile))
+        else:
+            self._stop_if_spent(pool, worker, now)
 
-    def _on_interrupt_ignored(self, lease: Lease, now: float, effects: list[Effect]) -> None:
+    def _on_interrupt_ignored(self, lease: Lease, now: float) -> None:
         worker = self._leases.get(lease.id)
         if worker is None:
             return
+        pool = self._pools[worker.id.profile]
         worker.stuck.add(lease.id)
-        self._retire(worker, "it ignored an interrupt", now, effects)
+        worker.outworn = worker.outworn or "it ignored an interrupt"
+        self._relieve(pool, now)
+        self._stop_if_spent(pool, worker, now)
 
-    def _retire(self, worker: _Worker, reason: str, now: float, effects: list[Effect]) -> None:
-        if worker.state is WorkerState.READY:
-            worker.retires_because = reason
-            self._move(worker, WorkerState.RETIRING, now, effects)
-        self._stop_if_spent(worker, now, effects)
+    def _on_exited(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+        if worker.state is not _S.STOPPING:
+            self._stop(pool, worker, reason, now, is_fault=True)
+        self._move(pool, worker, _S.DEAD, reason, now)
+        del pool.workers[worker.id]
+        if pool.is_removed and not pool.workers:
+            del self._pools[pool.profile.name]
 
-    def _stop_if_spent(self, worker: _Worker, now: float, effects: list[Effect]) -> None:
-        """A retiring worker goes when every turn that still moves has ended."""
-        if worker.state is WorkerState.RETIRING and worker.leases <= worker.stuck:
-            self._stop(worker, worker.retires_because, now, effects)
+    def _on_ticked(self, now: float) -> None:
+        late_s = now - self._ticked_at if self._ticked_at is not None else 0.0
+        self._ticked_at = now
+        for pool in list(self._pools.values()):
+            for worker in list(pool.workers.values()):
+                if late_s > STALL_S and worker.deadline_at is not None:
+                    worker.deadline_at += late_s
+                self._look_at(pool, worker, now)
+            self._relieve(pool, now)
 
-    def _stop(self, worker: _Worker, reason: str, now: float, effects: list[Effect]) -> None:
-        if worker.state is WorkerState.STOPPING:
+    def _look_at(self, pool: _Pool, worker: _Worker, now: float) -> None:
+        """Hold one worker to its limits."""
+        if worker.is_paused and now >= worker.paused_until:
+            worker.is_paused = False
+            self._seat(pool, worker)
+        if worker.doubt and worker.state in IN_SERVICE and not pool.panic.is_on(now):
+            self._on_suspected(pool, worker, worker.doubt, now)
+        if worker.verdict is not None:
+            self._execute(pool, worker, now)
+        if not worker.outworn and worker.state in (*IN_SERVICE, _S.SPARE):
+            worker.outworn = self._outworn(pool, worker, now)
+        if worker.state is _S.SPARE and worker.outworn:
+            self._stop(pool, worker, worker.outworn, now)
+        elif worker.deadline_at is not None and now >= worker.deadline_at:
+            if worker.state is _S.PROBATION:
+                self._pass_probation(pool, worker, "its probation passed without a fault", now)
+            elif worker.state in (_S.QUARANTINED, _S.RETIRING):
+                self._stop(pool, worker, worker.leaves_because, now)
+
+    def _outworn(self, pool: _Pool, worker: _Worker, now: float) -> str:
+        if worker.generation < pool.generation:
+            return "its profile has changed"
+        if worker.turns >= worker.max_turns:
+            return "it has run its turns"
+        if now >= worker.expires_at:
+            return "it is old"
+        return "it is too large" if worker.rss_bytes > pool.profile.retire.max_rss_bytes else ""
+
+    def _on_reconfigured(self, profiles: tuple[Profile, ...], changed: frozenset[str], now: float) -> None:
+        for profile in profiles:
+            pool = self._pools.get(profile.name)
+            if pool is None:
+                pool = self._pools[profile.name] = _Pool(profile)
+            pool.profile = profile
+            pool.is_removed = False
+            if profile.name in changed:
+                pool.generation += 1
+                pool.breaker = Breaker()
+            for worker in pool.workers.values():
+                self._seat(pool, worker)
+        names = {profile.name for profile in profiles}
+        for name, pool in list(self._pools.items()):
+            pool.is_removed = name not in names
+            self._fit(pool, now)
+            for worker in list(pool.workers.values()):
+                self._look_at(pool, worker, now)
+            self._relieve(pool, now)
+            if pool.is_removed and not pool.workers:
+                del self._pools[name]
+
+    def _on_stopped(self, now: float) -> None:
+        self._is_running = False
+        for pool in self._pools.values():
+            pool.places.clear()
+            for worker in list(pool.workers.values()):
+                self._dismiss(pool, worker, "the service is stopping", now)
+
+    # --- places ----------------------------------------------------------------------------------------------
+
+    def _fit(self, pool: _Pool, now: float) -> None:
+        """As many places as are wanted, each of them filled."""
+        if not self._is_running:
             return
-        worker.story.tell(now, reason)
-        self._move(worker, WorkerState.STOPPING, now, effects)
+        for slot in range(pool.wanted):
+            if slot not in pool.places:
+                self._fill(pool, slot, now, failures=0, wait_s=0.0)
+        for slot in [slot for slot in pool.places if slot >= pool.wanted]:
+            worker = pool.places.pop(slot)
+            if worker.state in IN_SERVICE:
+                self._retire(pool, worker, "its place is not needed any more", now)
+            else:
+                self._dismiss(pool, worker, "its place is not needed any more", now)
+        self._promote(pool, now)
+
+    def _fill(self, pool: _Pool, slot: int, now: float, *, failures: int, wait_s: float) -> None:
+        place = (pool.profile.name, slot)
+        epoch = self._epochs[place] = self._epochs.get(place, 0) + 1
+        worker = _Worker(WorkerId(*place, epoch), failures, now + wait_s)
+        worker.story.tell(now, f"boots in {wait_s:.3f} s")
+        pool.places[slot] = pool.workers[worker.id] = worker
+
+    def _replace(self, pool: _Pool, worker: _Worker, now: float, *, failures: int = 0) -> None:
+        """Give the worker's place to a successor, if it still has it."""
+        if not self._is_running or not pool.holds_place(worker):
+            return
+        wait_s = backoff.delay(failures, self._jitter())
+        self._fill(pool, worker.id.slot, now, failures=failures, wait_s=wait_s)
+        self._promote(pool, now)
+
+    def _promote(self, pool: _Pool, now: float) -> None:
+        """Spares serve where workers in service are missing."""
+        spares = [worker for worker in pool.places.values() if worker.state is _S.SPARE]
+        for worker in spares[: max(0, pool.profile.workers - pool.serving)]:
+            self._admit(pool, worker, "a worker has left its service", now)
+
+    def _admit(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+        self._move(pool, worker, _S.PROBATION, reason, now)
+        worker.deadline_at = now + pool.profile.probation_s
+        if pool.profile.probation_s == 0:
+            self._pass_probation(pool, worker, "there is no probation", now)
+
+    def _pass_probation(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+        self._move(pool, worker, _S.READY, reason, now)
+        worker.ready_at = now
+        pool.breaker.succeeded()
+        self._relieve(pool, now)
+
+    def _relieve(self, pool: _Pool, now: float) -> None:
+        """Replace outworn workers one at a time: the successor serves first, then the old one takes no more turns."""
+        ready = sum(worker.state is _S.READY for worker in pool.places.values())
+        leaving = pool.leaving_in_service
+        for worker in leaving:
+            if pool.is_removed or ready + len(leaving) > pool.profile.workers:
+                self._retire(pool, worker, worker.outworn, now)
+                leaving = leaving[1:]
+        if not leaving and self._is_running:
+            outworn = [w for w in pool.places.values() if w.outworn and w.state in IN_SERVICE]
+            if outworn:
+                outworn[0].story.tell(now, f"to be replaced: {outworn[0].outworn}")
+                self._replace(pool, outworn[0], now)
+
+    # --- the way out -----------------------------------------------------------------------------------------
+
+    def _execute(self, pool: _Pool, worker: _Worker, now: float) -> None:
+        """Carry a verdict out, unless everybody looks sick, or too many are out already."""
+        if worker.verdict is None or pool.panic.is_on(now):
+            return
+        verdict, reason = worker.verdict
+        if pool.condemned >= max(1, int(pool.profile.eject_max * pool.profile.workers)):
+            if worker.state in IN_SERVICE:
+                self._move(pool, worker, _S.SUSPECT, reason, now)
+                self._replace(pool, worker, now)
+            return
+        worker.verdict = None
+        worker.is_condemned = True
+        self._move(pool, worker, _S.QUARANTINED, reason, now)
+        if verdict is Verdict.HUNG:
+            self._stop(pool, worker, reason, now, is_fault=True, is_hung=True)
+            return
+        worker.leaves_because = reason
+        worker.deadline_at = now + pool.profile.retire.quarantine_s
+        self._replace(pool, worker, now)
+        self._effects.append(Doubted(worker.id))
+        self._stop_if_spent(pool, worker, now)
+
+    def _retire(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+        limits = pool.profile.limits
+        self._move(pool, worker, _S.RETIRING, reason, now)
+        worker.leaves_because = reason
+        worker.deadline_at = now + limits.total_s + limits.interrupt_s
+        self._stop_if_spent(pool, worker, now)
+
+    def _stop_if_spent(self, pool: _Pool, worker: _Worker, now: float) -> None:
+        """One that is leaving goes when every turn that still moves has ended."""
+        if worker.state in (_S.RETIRING, _S.QUARANTINED) and worker.leases <= worker.stuck:
+            self._stop(pool, worker, worker.leaves_because, now)
+
+    def _dismiss(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+        """End a worker that nobody needs; one that never had a process is forgotten."""
+        if worker.state is _S.BACKOFF:
+            self._move(pool, worker, _S.DEAD, reason, now)
+            del pool.workers[worker.id]
+        elif worker.state is not _S.STOPPING:
+            self._stop(pool, worker, reason, now)
+
+    def _stop(
+        self,
+        pool: _Pool,
+        worker: _Worker,
+        reason: str,
+        now: float,
+        *,
+        is_fault: bool = False,
+        is_hung: bool = False,
+    ) -> None:
+        if worker.state is _S.STOPPING:
+            return
+        failures = 0
+        if is_fault:
+            is_steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
+            failures = 0 if is_steady else worker.failures + 1
+            pool.last_failure = reason
+            if worker.ready_at is None:
+                pool.breaker.failed(now)
+        self._move(pool, worker, _S.STOPPING, reason, now)
+        worker.verdict = None
         for lease in worker.leases:
             del self._leases[lease]
         worker.leases.clear()
         worker.stuck.clear()
-        effects.append(Stop(worker.id, reason))
-        self._boot_due(now, effects)
+        self._effects.append(Stop(worker.id, reason, is_fault, is_hung))
+        self._replace(pool, worker, now, failures=failures)
 
-    def _on_exited(self, worker: _Worker, reason: str, now: float, effects: list[Effect]) -> None:
-        if worker.state not in (WorkerState.STARTING, WorkerState.STOPPING):
-            self._stop(worker, reason, now, effects)
-        self._move(worker, WorkerState.DEAD, now, effects)
-        pool = self._pools[worker.id.profile]
-        if self._is_running:
-            pool.last_failure = reason
-        slot = pool.slots[worker.id.slot]
-        steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
-        slot.failures = 0 if steady else slot.failures + 1
-        slot.boot_at = now + backoff.delay(slot.failures, self._jitter())
-        slot.worker = None
-        self._boot_due(now, effects)
+    # --- boots and moves -------------------------------------------------------------------------------------
 
-    def _move(self, worker: _Worker, target: WorkerState, now: float, effects: list[Effect]) -> None:
+    def _boot_due(self, now: float) -> None:
+        if not self._is_running or self._starting >= SPAWN_CONCURRENCY:
+            return
+        due = [
+            (worker.boot_at, pool, worker)
+            for pool in self._pools.values()
+            for worker in pool.places.values()
+            if worker.state is _S.BACKOFF and worker.boot_at <= now
+        ]
+        due.sort(key=lambda row: row[0])  # or a profile whose boots hang keeps the others from theirs
+        for _, pool, worker in due:
+            if self._starting >= SPAWN_CONCURRENCY:
+                return
+            if pool.processes >= pool.most_processes or not self._may_try(pool, now):
+                continue
+            worker.generation = pool.generation
+            pool.boots += 1
+            pool.breaker.tried(now)
+            self._move(pool, worker, _S.STARTING, "a boot is free", now)
+            self._effects.append(Boot(worker.id))
+
+    def _may_try(self, pool: _Pool, now: float) -> bool:
+        if not pool.breaker.is_open:
+            return True
+        is_trying = any(worker.state is _S.STARTING for worker in pool.places.values())
+        return not is_trying and pool.breaker.wait_s(now) == 0.0
+
+    def _seats_of(self, pool: _Pool, worker: _Worker) -> int:
+        """How many turns the worker may have now."""
+        if worker.is_paused:
+            return 0
+        if worker.state is _S.READY:
+            return pool.profile.slots
+        return min(PROBATION_SEATS, pool.profile.slots) if worker.state is _S.PROBATION else 0
+
+    def _seat(self, pool: _Pool, worker: _Worker) -> None:
+        """Lease it as its state allows."""
+        self._free_before.setdefault(pool.profile.name, pool.in_service.free)
+        seats = self._seats_of(pool, worker)
+        if seats:
+            pool.in_service.put(worker.id, seats, len(worker.leases))
+        else:
+            pool.in_service.remove(worker.id)
+
+    def _move(self, pool: _Pool, worker: _Worker, target: WorkerState, reason: str, now: float) -> None:
         source = worker.state
         if (source, target) not in TRANSITIONS:
             raise IllegalTransition(f"worker {worker.id}", source, target, str(worker.story))
-        if source is WorkerState.STARTING:
-            self._starting -= 1
-        if source is WorkerState.READY:
-            self._pools[worker.id.profile].ready.remove(worker.id)
+        self._starting += (target is _S.STARTING) - (source is _S.STARTING)
         worker.state = target
-        worker.story.tell(now, target)
-        effects.append(Moved(worker.id, source, target))
+        worker.deadline_at = None
+        worker.story.tell(now, f"{target}: {reason}")
+        self._seat(pool, worker)
+        self._effects.append(Moved(worker.id, source, target, reason))

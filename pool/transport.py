@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -136,6 +137,14 @@ class Child:
     def unwritten_bytes(self) -> int:
         """Bytes that it has not read yet."""
         return self._stdin.get_write_buffer_size() if self._stdin is not None else 0
+
+    @property
+    def rss_bytes(self) -> int:
+        """The memory that it occupies, shared parts included; 0 when it is gone or the system does not tell."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError, ValueError):
+            return 0
 
     def write(self, data: bytes) -> None:
         """Write to its stdin; what cannot be written at once is buffered, what comes after its end is dropped."""

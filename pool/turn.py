@@ -16,7 +16,9 @@ from pool.events import (
     ReasoningDelta,
     TextDelta,
     ToolCall,
+    Trace,
     TurnEnd,
+    TurnEvent,
     TurnRequest,
     TurnSink,
     Usage,
@@ -96,6 +98,8 @@ class Turn:
     __slots__ = (
         "_began_at",
         "_calls_seen",
+        "_has_acted",
+        "_has_spoken",
         "_interrupt_by",
         "_last_message",
         "_limits",
@@ -107,6 +111,7 @@ class Turn:
         "_turn_id",
         "_usage",
         "_verdict",
+        "fault",
         "ignored_interrupt",
         "phase",
         "story",
@@ -118,12 +123,16 @@ class Turn:
         self.thread_id: str | None = None
         self.story = Story()
         self.ignored_interrupt = False
+        self.fault: FaultKind | None = None
+        """Why it failed, once it has."""
         self._request = request
         self._sink: TurnSink | None = sink
         self._limits = limits
         self._began_at = now
         self._progress_at = now
         self._saw_event = False
+        self._has_spoken = False
+        self._has_acted = False
         self._interrupt_by: float | None = None
         self._turn_id: str | None = None
         self._usage: Usage | None = None
@@ -147,6 +156,18 @@ class Turn:
     def has_ended(self) -> bool:
         """The sink has got its end."""
         return self._sink is None
+
+    @property
+    def trace(self) -> Trace:
+        """What it has left behind so far."""
+        if self._has_spoken:
+            return Trace.SPOKEN
+        return Trace.ACTED if self._has_acted else Trace.NONE
+
+    @property
+    def is_untouched(self) -> bool:
+        """Nothing has come of it, nobody wants its end: it may as well run elsewhere."""
+        return self.trace is Trace.NONE and self._verdict is None and not self.has_ended
 
     # --- stimuli ---------------------------------------------------------------------------------------------
 
@@ -232,19 +253,17 @@ class Turn:
             if note.item_id != self._last_message:
                 self._last_message = note.item_id
                 self._streamed.add(note.item_id)
-            if self._sink is not None and self._verdict is None:
-                self._sink.push(TextDelta(note.delta))
+            self._push(TextDelta(note.delta))
             return self._learn_turn_id(note.turn_id, now) if self._turn_id is None else ()
         match note:
             case dialect.ReasoningSummaryDelta():
-                if self._sink is not None and self._verdict is None:
-                    self._sink.push(ReasoningDelta(note.delta))
+                self._push(ReasoningDelta(note.delta))
                 return self._learn_turn_id(note.turn_id, now)
             case dialect.RawResponseItem():
                 item = note.item
                 if item.type == "function_call" and self._sink is not None and self._verdict is None:
                     self._calls_seen = True
-                    self._sink.push(ToolCall(item.call_id, item.name, item.arguments))
+                    self._push(ToolCall(item.call_id, item.name, item.arguments))
                 return self._learn_turn_id(note.turn_id, now)
             case dialect.RawResponseCompleted():
                 return self.interrupt(Finish.TOOL_CALLS, now) if self._calls_seen else ()
@@ -269,11 +288,23 @@ class Turn:
         self._end(TurnEnd(fault=fault), now)
         return self.interrupt(Finish.INTERRUPTED, now)
 
-    def lose(self, message: str, now: float) -> None:
+    def acted(self, now: float) -> None:
+        """It has asked leave for something besides its answer."""
+        self._has_acted = True
+        self.story.tell(now, "acted")
+
+    def lose(self, fault: Fault, now: float) -> None:
         """The worker is gone and this turn with it."""
-        self._end(TurnEnd(fault=Fault(FaultKind.WORKER_LOST, message)), now)
+        self._end(TurnEnd(fault=fault), now)
         if self.phase is not Phase.CLOSED:
             self._move(Phase.CLOSED, now)
+
+    def postpone(self, seconds: float) -> None:
+        """We were stopped for so long: the turn gets that much more."""
+        self._began_at += seconds
+        self._progress_at += seconds
+        if self._interrupt_by is not None:
+            self._interrupt_by += seconds
 
     def tick(self, now: float) -> Calls:
         """Hold the turn to its limits."""
@@ -323,7 +354,7 @@ class Turn:
         if turn.status == "completed":
             for item in turn.items:
                 if item.type == "agentMessage" and item.text and item.id not in self._streamed and self._sink:
-                    self._sink.push(TextDelta(item.text))
+                    self._push(TextDelta(item.text))
             self._end(TurnEnd(finish=Finish.STOP, usage=self._usage), now)
         elif turn.status == "interrupted":
             self._end(TurnEnd(fault=Fault(FaultKind.PROTOCOL, "interrupted by the worker")), now)
@@ -342,9 +373,17 @@ class Turn:
         self._move(Phase.CLOSING, now)
         return (Call(Step.UNSUBSCRIBE, dialect.thread_unsubscribe(self.thread_id)),)
 
+    def _push(self, event: TurnEvent) -> None:
+        if self._sink is not None and self._verdict is None:
+            self._has_spoken = True
+            self._sink.push(event)
+
     def _end(self, end: TurnEnd, now: float) -> None:
         sink, self._sink = self._sink, None
         if sink is not None:
+            if end.fault is not None:
+                self.fault = end.fault.kind
+                end = msgspec.structs.replace(end, trace=self.trace)
             self.story.tell(now, f"ended: {end.finish or (end.fault and end.fault.kind)}")
             sink.end(end)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pool.events import TurnRequest, TurnSink
+from pool.events import Fault, FaultKind, TurnRequest, TurnSink
 from pool.home import Home
 from pool.observer import WorkerExit
 from pool.profile import Profile
 from pool.protocol.dialect_v2 import MINIMUM_VERSION
-from pool.session import Fact, HandshakeFailed, Handshaken, Hung, Session
+from pool.session import Fact, HandshakeFailed, Handshaken, Session
 from pool.transport import Child
 from pool.worker_state import WorkerId
 
@@ -28,6 +28,15 @@ class LaunchSpec(NamedTuple):
     models: bytes
     run: Path
     service_version: str
+    build: tuple[int, int] = (0, 0)
+    """Of the binary: when it was written, in nanoseconds, and its size."""
+
+    @property
+    def launch(self) -> tuple[object, ...]:
+        """What a worker that runs cannot take over: when it changes, workers are replaced."""
+        profile = self.profile
+        provider = (profile.base_url, profile.default_model, profile.credentials, profile.upstream_idle_s)
+        return (self.binary, self.build, self.models, profile.env, *provider)
 
 
 class WorkerEvents(NamedTuple):
@@ -45,6 +54,8 @@ class Worker:
 
     def __init__(self, worker_id: WorkerId, spec: LaunchSpec, events: WorkerEvents) -> None:
         self.id = worker_id
+        self.version: str | None = None
+        """Of its CLI, once it has told."""
         self.session = Session(spec.profile.limits, spec.service_version, spec.profile.probes)
         self._spec = spec
         self._events = events
@@ -54,6 +65,7 @@ class Worker:
         self._is_write_due = False
         self._has_booted = False
         self._is_hung = False
+        self._lost_as = FaultKind.WORKER_LOST
         self._stop: asyncio.Future[str] = self._loop.create_future()
         self._eof: asyncio.Future[None] = self._loop.create_future()
 
@@ -67,12 +79,12 @@ class Worker:
             self._events.bug(self.id, error)
             reason = "a bug of ours"
         except asyncio.CancelledError:
-            self.session.lose("the service is stopping", self._loop.time())
+            self.session.lose(Fault(FaultKind.WORKER_REPLACED, "the service is stopping"), self._loop.time())
             if self._child is not None:
                 self._child.kill()
             raise
         self._events.broken(self.id, reason)
-        self.session.lose(reason, self._loop.time())
+        self.session.lose(Fault(self._lost_as, reason), self._loop.time())
         code: int | None = None
         try:
             if self._child is not None:
@@ -80,16 +92,23 @@ class Worker:
                 code = await self._child.stop(**grace_s)
             if self._home is not None:
                 await asyncio.to_thread(self._home.remove)
+        except asyncio.CancelledError:
+            if self._child is not None:
+                self._child.kill()
+            raise
         except Exception as error:  # noqa: BLE001 - as above
             self._events.bug(self.id, error)
         # What it said before it ever saw a prompt may be told.
         stderr_tail = self._child.stderr_tail if self._child is not None and not self._has_booted else ""
         return WorkerExit(self.id, reason, code, stderr_tail)
 
-    def stop(self, reason: str) -> None:
-        """End it; its open turns are lost."""
+    def stop(self, reason: str, *, is_fault: bool = False, is_hung: bool = False) -> None:
+        """End it; its open turns are lost. Whose fault that is, is told to them; one that has hung is just killed."""
         if not self._stop.done():
             self._stop.set_result(reason)
+            self._is_hung = is_hung
+            if not is_fault:
+                self._lost_as = FaultKind.WORKER_REPLACED
 
     def start_turn(self, lease_id: int, request: TurnRequest, sink: TurnSink) -> None:
         """Begin a turn on a seat that was leased."""
@@ -101,7 +120,12 @@ class Worker:
 
     def tick(self) -> None:
         """Hold requests and turns to their limits."""
-        self._give(self.session.tick)
+        unread_bytes = self._child.unwritten_bytes if self._child is not None else 0
+        self._give(lambda now: self.session.tick(now, unread_bytes))
+
+    def rss_bytes(self) -> int:
+        """The memory of its process; 0 when there is none, or the system does not tell."""
+        return self._child.rss_bytes if self._child is not None else 0
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -165,9 +189,6 @@ class Worker:
                 self._on_handshake(version, user_agent)
             case HandshakeFailed(reason):
                 self._events.broken(self.id, reason)
-            case Hung():
-                self._is_hung = True
-                self._events.broken(self.id, "it answers no probe")
             case _:
                 self._events.fact(self.id, fact)
 
@@ -180,7 +201,8 @@ class Worker:
             self._events.unfit(self.id, f"Codex CLI {found} is too old: {needed} or newer is needed")
         else:
             self._has_booted = True
-            self._events.booted(self.id, ".".join(map(str, version)))
+            self.version = ".".join(map(str, version))
+            self._events.booted(self.id, self.version)
 
 
 def _directory(worker_id: WorkerId) -> str:

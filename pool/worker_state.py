@@ -18,28 +18,62 @@ class WorkerId(NamedTuple):
 
 
 class WorkerState(StrEnum):
-    """Only a READY worker is leased."""
+    """Only a worker on PROBATION, on a few seats, and a READY one are leased."""
 
+    BACKOFF = "backoff"
     STARTING = "starting"
+    SPARE = "spare"
+    PROBATION = "probation"
     READY = "ready"
+    SUSPECT = "suspect"
+    QUARANTINED = "quarantined"
     RETIRING = "retiring"
     STOPPING = "stopping"
     DEAD = "dead"
 
 
+_S = WorkerState
+_ENDED = "it exited, closed its stdout, or the service stops"
+
 TRANSITIONS: dict[tuple[WorkerState, WorkerState], str] = {
-    (WorkerState.STARTING, WorkerState.READY): "it answered initialize, and its version will do",
-    (WorkerState.STARTING, WorkerState.STOPPING): "the boot failed, or the service is stopping",
-    (WorkerState.STARTING, WorkerState.DEAD): "it could not be spawned",
-    (WorkerState.READY, WorkerState.RETIRING): "it ignored an interrupt, or two turns in a row could not begin",
-    (
-        WorkerState.READY,
-        WorkerState.STOPPING,
-    ): "it exited, closed its stdout, answered no probe, or the service stops",
-    (WorkerState.RETIRING, WorkerState.STOPPING): "its last turn that still moves has ended, or as above",
-    (WorkerState.STOPPING, WorkerState.DEAD): "the process is gone and its home is removed",
+    (_S.BACKOFF, _S.STARTING): "its wait is over and a boot is free",
+    (_S.BACKOFF, _S.DEAD): "it is not needed any more, or the service stops",
+    (_S.STARTING, _S.PROBATION): "it answered initialize, and its version will do",
+    (_S.STARTING, _S.SPARE): "likewise, and enough others serve",
+    (_S.STARTING, _S.STOPPING): "the boot failed, it is not needed any more, or the service stops",
+    (_S.SPARE, _S.PROBATION): "a worker in service has left it",
+    (_S.SPARE, _S.STOPPING): "it is silent, too old or too large, its profile changed, or it ended",
+    (_S.PROBATION, _S.READY): "a turn on it has begun to answer, or its probation passed without a fault",
+    (_S.PROBATION, _S.SUSPECT): "it answers no probe",
+    (_S.PROBATION, _S.QUARANTINED): "a verdict: turns cannot begin on it, or its turns fail",
+    (_S.PROBATION, _S.RETIRING): "a successor serves",
+    (_S.PROBATION, _S.STOPPING): _ENDED,
+    (_S.READY, _S.SUSPECT): "it answers no probe, or reads nothing",
+    (_S.READY, _S.QUARANTINED): "a verdict: turns cannot begin on it, its turns fail, or it talks nonsense",
+    (_S.READY, _S.RETIRING): "a successor serves, and it is too old, too large, of an old profile or has a stuck turn",
+    (_S.READY, _S.STOPPING): _ENDED,
+    (_S.SUSPECT, _S.READY): "it answered two probes in a row",
+    (_S.SUSPECT, _S.PROBATION): "likewise, and it had not proved itself",
+    (_S.SUSPECT, _S.QUARANTINED): "a verdict: it has hung, or as above",
+    (_S.SUSPECT, _S.STOPPING): _ENDED,
+    (_S.QUARANTINED, _S.STOPPING): "nothing moves on it any more, its time is over, or it has hung",
+    (_S.RETIRING, _S.STOPPING): "its last turn that still moves has ended, its time is over, or it has hung",
+    (_S.STOPPING, _S.DEAD): "the process is gone and its home is removed",
 }
 """Each legal move and what causes it; printed into docs/architecture.md, where a test keeps it fresh."""
+
+IN_SERVICE = frozenset({_S.PROBATION, _S.READY})
+
+
+class Verdict(StrEnum):
+    """Why a worker is condemned."""
+
+    HUNG = "hung"
+    """It does nothing any more: what runs on it is over."""
+    POISONED = "poisoned"
+    """Nothing can begin on it; what runs on it may end well."""
+    ERRORS = "errors"
+    """It fails turns, or talks nonsense."""
 
 
 def transition_table() -> str:

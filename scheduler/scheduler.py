@@ -8,7 +8,7 @@ from typing import Protocol, assert_never
 
 from pool.events import TurnEnd, TurnRequest, TurnSink
 from pool.inbox import Inbox
-from pool.state import Lease
+from pool.stimuli import Lease
 from scheduler.model import Draining, Job, Outcome, QueueFull, Rejected
 from scheduler.observer import SchedulerObserver
 from scheduler.state import (

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from pool.events import ToolCall, TurnEnd, TurnEvent
-from pool.state import Lease
+from pool.stimuli import Lease
 from scheduler.model import Job, Outcome
 
 BUFFER_BYTES = 1024 * 1024

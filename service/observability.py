@@ -194,9 +194,9 @@ class Observability(PoolObserver, SchedulerObserver):
 
     # --- pool ------------------------------------------------------------------------------------------------
 
-    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState) -> None:
+    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState, reason: str) -> None:
         self._transitions(worker.profile, source, target).inc()
-        self.log.debug("worker.moved", worker=str(worker), source=source, target=target)
+        self.log.debug("worker.moved", worker=str(worker), source=source, target=target, reason=reason)
 
     def worker_booted(self, worker: WorkerId, version: str, boot_s: float) -> None:
         self.versions[worker.profile] = version

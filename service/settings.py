@@ -27,9 +27,9 @@ from pydantic_settings.exceptions import SettingsError
 from pydantic_settings.sources import EnvSettingsSource
 
 from pool.errors import ConfigurationError
+from pool.health import ProbeLimits
 from pool.home import OWN_VARIABLES
-from pool.profile import MAX_SLOTS, Credentials, Profile
-from pool.session import ProbeLimits
+from pool.profile import MAX_SLOTS, Credentials, Profile, RetireLimits
 from pool.turn import TurnLimits
 
 PREFIX = "CODEX_COMPLETIONS_"
@@ -128,9 +128,21 @@ class LimitSettings(_Model):
 class ProbeSettings(_Model):
     """When a silent worker is asked whether it is there."""
 
-    idle_s: Seconds = Field(5.0, description="Silence before a worker is probed.")
-    timeout_s: Seconds = Field(5.0, description="How long a probe may go unanswered.")
-    fall: int = Field(3, ge=1, le=100, description="Unanswered probes in a row before the worker is replaced.")
+    idle_s: Seconds = Field(2.0, description="Silence before a worker is probed.")
+    timeout_s: Seconds = Field(2.0, description="How long a probe may go unanswered before new turns go elsewhere.")
+    fast_s: Seconds = Field(1.0, description="Between probes of a worker that has missed one.")
+    hung_s: Seconds = Field(10.0, description="From the first miss until the worker is given up.")
+
+
+class RetireSettings(_Model):
+    """When a worker is replaced though nothing is wrong with it; turns and age are jittered by up to a tenth."""
+
+    max_turns: int = Field(2000, ge=1, description="Turns that one worker runs.")
+    max_age_s: Seconds = Field(3600.0, description="How long one worker serves.")
+    max_rss_bytes: int = Field(
+        1536 * 1024 * 1024, ge=64 * 1024 * 1024, description="Its memory, shared parts included."
+    )
+    quarantine_s: Seconds = Field(60.0, description="How long turns may go on, on a worker that is condemned.")
 
 
 class ProfileSettings(_Model):
@@ -148,10 +160,15 @@ class ProfileSettings(_Model):
     queue_max: int = Field(64, ge=1, le=100_000, description="Jobs that may wait for a seat.")
     queue_budget_s: Seconds = Field(10.0, description="How long a job may wait for a seat.")
     pass_env: tuple[str, ...] = Field((), description="Variables that workers get as they are, such as HTTPS_PROXY.")
+    spares: int = Field(0, ge=0, le=16, description="More processes that are booted and wait to take another's place.")
+    probation_s: float = Field(10.0, ge=0, le=3600, description="A new worker gets two turns at most for so long.")
+    surge: float = Field(0.25, gt=0, le=1, description="Share of workers that may be added while others are replaced.")
+    eject_max: float = Field(0.34, gt=0, le=1, description="Share of workers that may be condemned at once.")
     init_timeout_s: Seconds = Field(10.0, description="From spawn to the answered handshake.")
     upstream_idle_s: Seconds = Field(300.0, description="Silence of the provider's stream before it counts as cut.")
     limits: LimitSettings = LimitSettings()
     probes: ProbeSettings = ProbeSettings()
+    retire: RetireSettings = RetireSettings()
 
     @field_validator("pass_env")
     @classmethod
@@ -362,8 +379,13 @@ def profiles(settings: Settings, environ: Mapping[str, str]) -> tuple[Profile, .
                 env=tuple((variable, environ[variable]) for variable in profile.pass_env if variable in environ),
                 upstream_idle_s=profile.upstream_idle_s,
                 init_timeout_s=profile.init_timeout_s,
+                spares=profile.spares,
+                probation_s=profile.probation_s,
+                surge=profile.surge,
+                eject_max=profile.eject_max,
                 limits=TurnLimits(**profile.limits.model_dump()),
                 probes=ProbeLimits(**profile.probes.model_dump()),
+                retire=RetireLimits(**profile.retire.model_dump()),
             )
         )
     return tuple(out)

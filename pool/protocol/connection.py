@@ -113,6 +113,11 @@ class Connection(Generic[T]):
                 self._expired.popitem(last=False)
         return [Expired(call.token, call.method) for _, call in overdue]
 
+    def postpone(self, seconds: float) -> None:
+        """Give every request so much more time."""
+        for request_id, call in self._calls.items():
+            self._calls[request_id] = call._replace(deadline_at=call.deadline_at + seconds)
+
     def _match(self, message: Reply | Failure) -> Answered[T] | Refused[T] | None:
         late = False
         call = self._calls.pop(message.id, None)

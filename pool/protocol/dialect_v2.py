@@ -57,6 +57,8 @@ def initialize(service_version: str) -> Method:
     )
 
 
+LOADED_THREADS = Method("thread/loaded/list", {})
+"""A question that whoever keeps the threads has to answer."""
 INITIALIZED: dict[str, Any] = {"method": "initialized"}
 
 

@@ -71,6 +71,22 @@ def test_a_request_expires_at_its_deadline_and_not_before() -> None:
     assert connection.in_flight == 1
 
 
+def test_a_postponement_gives_every_request_so_much_more_and_none_that_has_expired() -> None:
+    connection: Connection[str] = Connection()
+    gone = asked(connection, "gone", 1.0)
+    connection.expire(1.0)
+    asked(connection, "short", 5.0)
+    asked(connection, "long", 6.0)
+    connection.postpone(3600.0)
+    asked(connection, "new", 3605.5)
+    assert connection.expire(3604.999) == []
+    assert [expired.token for expired in connection.expire(3605.0)] == ["short"]
+    assert [expired.token for expired in connection.expire(3606.0)] == ["long", "new"]
+    (late,) = connection.receive(reply(gone))
+    assert isinstance(late, Answered)
+    assert late.late
+
+
 def test_an_answer_after_the_expiry_is_marked_late_once() -> None:
     connection: Connection[str] = Connection()
     number, other = asked(connection, "a"), asked(connection, "b")

@@ -157,6 +157,21 @@ def test_its_stderr_is_drained_and_the_tail_is_kept(run_real: RunReal) -> None:
     run_real(story())
 
 
+def test_its_memory_can_be_seen_until_it_ends(run_real: RunReal) -> None:
+    async def story() -> None:
+        grow = "import sys; print(flush=True); sys.stdin.readline(); x = b'x' * 50_000_000; print(flush=True); input()"
+        async with a_child(python(grow)) as it:
+            await it.lines(1)
+            before = it.child.rss_bytes
+            it.child.write(b"\n")
+            await it.lines(2)
+            assert it.child.rss_bytes - before > 45_000_000 > before > 1_000_000
+            await it.stop()
+            assert it.child.rss_bytes == 0
+
+    run_real(story())
+
+
 def test_it_gets_exactly_the_environment_given(run_real: RunReal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "ours")
     given = {"LANG": "C.UTF-8", "A": "1", "EMPTY": "", "TEXT": "caf\u00e9 = x"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.errors import IllegalTransition
-from pool.events import Fault, FaultKind, Finish, ReasoningDelta, TextDelta, ToolCall, TurnRequest, Usage
+from pool.events import Fault, FaultKind, Finish, ReasoningDelta, TextDelta, ToolCall, Trace, TurnRequest, Usage
 from pool.protocol import dialect_v2 as dialect
 from pool.protocol.messages import RpcError
 from pool.turn import TRANSITIONS, Calls, Phase, Step, Turn, TurnLimits
@@ -20,6 +20,7 @@ LIMITS = TurnLimits(start_s=10.0, first_event_s=30.0, idle_s=20.0, total_s=100.0
 REQUEST = TurnRequest("m", "be brief", ({"role": "user"},))
 OVERLOADED = RpcError(-32001, "Server overloaded; retry later.")
 REFUSED = RpcError(-32600, "thread not found")
+GONE = Fault(FaultKind.WORKER_LOST, "it was killed by signal 9")
 SLOW = Fault(FaultKind.FRAME_TOO_LARGE, "a frame was too large")
 
 
@@ -62,6 +63,15 @@ class Talk:
     def hears(self, note: dialect.Notification) -> list[str]:
         return self._note(lambda: self.turn.on_notification(note, self.now))
 
+    def asks_leave(self) -> None:
+        self.turn.acted(self.now)
+
+    def is_stopped(self, seconds: float) -> list[str]:
+        """We are, and the turn with us."""
+        self.now += seconds
+        self.turn.postpone(seconds)
+        return self.waits(0.0)
+
     def abandoned(self) -> list[str]:
         return self._note(lambda: self.turn.interrupt(Finish.INTERRUPTED, self.now))
 
@@ -69,7 +79,7 @@ class Talk:
         return self._note(lambda: self.turn.fail(fault, self.now))
 
     def lost(self) -> list[str]:
-        return self._note(lambda: self.turn.lose("killed by signal 9", self.now))
+        return self._note(lambda: self.turn.lose(GONE, self.now))
 
     def waits(self, seconds: float) -> list[str]:
         self.now += seconds
@@ -176,6 +186,13 @@ def completed(status: str = "completed", **fields: Any) -> dialect.Notification:
     note = dialect.notification("turn/completed", msgspec.Raw(msgspec.json.encode(body)))
     assert note is not None
     return note
+
+
+def heard() -> Talk:
+    """Running, and it has said a word."""
+    talk = running()
+    talk.hears(delta("x"))
+    return talk
 
 
 def message(text: str, item_id: str) -> dict[str, Any]:
@@ -625,6 +642,163 @@ def test_a_turn_can_be_failed_from_outside_and_the_client_knows_at_once(stage: C
     assert talk.sink.events == []
 
 
+def test_whose_fault_the_loss_of_a_worker_is_is_told_as_it_was_said() -> None:
+    for fault in (GONE, Fault(FaultKind.WORKER_REPLACED, "it is old")):
+        talk = running()
+        talk.turn.lose(fault, talk.now)
+        assert talk.sink.ended is not None
+        assert talk.sink.ended.fault == fault
+        assert talk.turn.fault is fault.kind
+
+
+# --- what a turn that failed has left behind ---------------------------------------------------------------------
+
+FATAL: list[Callable[[Talk], object]] = [
+    lambda talk: talk.lost(),
+    lambda talk: talk.failed(),
+    lambda talk: talk.waits(LIMITS.total_s),
+]
+
+
+def trace_of(talk: Talk) -> Trace:
+    """What the end says."""
+    assert talk.sink.ended is not None
+    assert talk.sink.ended.fault is not None
+    assert talk.sink.ended.trace is talk.turn.trace
+    return talk.sink.ended.trace
+
+
+@pytest.mark.parametrize("stage", [opening, loading, running_unknown, running])
+@pytest.mark.parametrize("fatal", FATAL)
+def test_a_turn_that_has_said_nothing_leaves_no_trace_however_it_fails(
+    stage: Callable[[], Talk], fatal: Callable[[Talk], object]
+) -> None:
+    talk = stage()
+    assert talk.turn.is_untouched
+    fatal(talk)
+    assert trace_of(talk) is Trace.NONE
+    assert not talk.turn.is_untouched, "it has had its end"
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [(opening, Step.THREAD_START), (loading, Step.INJECT_ITEMS), (running_unknown, Step.TURN_START)],
+)
+@pytest.mark.parametrize("fate", ["expired", "refused", "overloaded"])
+def test_a_turn_that_could_not_begin_leaves_no_trace(stage: Callable[[], Talk], step: Step, fate: str) -> None:
+    talk = stage()
+    if fate == "expired":
+        talk.expired(step)
+    else:
+        talk.refused(step, REFUSED if fate == "refused" else OVERLOADED)
+    assert trace_of(talk) is Trace.NONE
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [usage(1), item("message"), item("reasoning"), function_call("f", turn_id="auto-compact-0"), response_completed()],
+    ids=["usage", "message", "reasoning", "echo", "response"],
+)
+def test_what_nobody_is_told_is_no_trace(sign: dialect.Notification) -> None:
+    talk = running()
+    talk.hears(sign)
+    assert talk.turn.is_untouched
+    talk.lost()
+    assert trace_of(talk) is Trace.NONE
+
+
+@pytest.mark.parametrize("sign", [delta("x"), reasoning("x"), function_call("f")], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("fatal", FATAL)
+def test_a_turn_that_has_said_anything_has_spoken(sign: dialect.Notification, fatal: Callable[[Talk], object]) -> None:
+    talk = running()
+    talk.hears(sign)
+    assert not talk.turn.is_untouched
+    fatal(talk)
+    assert trace_of(talk) is Trace.SPOKEN
+
+
+@pytest.mark.parametrize("stage", [opening, loading, running_unknown, running])
+@pytest.mark.parametrize("fatal", FATAL)
+def test_a_turn_that_asked_leave_for_something_has_acted(
+    stage: Callable[[], Talk], fatal: Callable[[Talk], object]
+) -> None:
+    talk = stage()
+    talk.asks_leave()
+    assert not talk.turn.is_untouched
+    fatal(talk)
+    assert trace_of(talk) is Trace.ACTED
+
+
+def test_a_turn_that_has_spoken_and_acted_has_spoken_in_either_order() -> None:
+    for acts_first in (True, False):
+        talk = running()
+        if acts_first:
+            talk.asks_leave()
+        talk.hears(delta("x"))
+        if not acts_first:
+            talk.asks_leave()
+        talk.lost()
+        assert trace_of(talk) is Trace.SPOKEN
+
+
+def test_a_failure_that_was_reported_with_words_that_were_not_told_leaves_no_trace() -> None:
+    talk = running()
+    talk.hears(completed("failed", items=[message("half", "msg_1")], error={"message": "x"}))
+    assert trace_of(talk) is Trace.NONE
+
+
+def test_words_that_come_when_nobody_wants_them_leave_no_trace() -> None:
+    talk = interrupting()
+    talk.hears(delta("x"))
+    assert talk.turn.trace is Trace.NONE
+
+
+@pytest.mark.parametrize("stage", [interrupting, closing, closed])
+def test_a_turn_that_is_wanted_no_more_or_over_need_not_run_elsewhere(stage: Callable[[], Talk]) -> None:
+    assert not stage().turn.is_untouched
+
+
+def test_a_turn_whose_client_left_before_it_could_be_interrupted_need_not_run_elsewhere() -> None:
+    talk = opening()
+    talk.abandoned()
+    assert not talk.turn.is_untouched
+
+
+# --- stalls of ours ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "limit_s", "kind"),
+    [
+        (opening, LIMITS.total_s, FaultKind.TURN_TIMEOUT),
+        (running, LIMITS.first_event_s, FaultKind.FIRST_EVENT_TIMEOUT),
+        (heard, LIMITS.idle_s, FaultKind.IDLE_TIMEOUT),
+    ],
+    ids=["total", "first event", "idle"],
+)
+@pytest.mark.parametrize("stall_s", [1.5, 1e6])
+def test_the_time_that_we_were_stopped_is_not_the_turns(
+    stage: Callable[[], Talk], limit_s: float, kind: FaultKind, stall_s: float
+) -> None:
+    talk = stage()
+    talk.waits(limit_s - 1.0)
+    talk.is_stopped(stall_s)
+    talk.waits(0.75)
+    assert talk.outcome is None
+    talk.waits(0.25)
+    assert talk.outcome == kind
+
+
+def test_the_time_that_we_were_stopped_is_no_ignored_interrupt() -> None:
+    talk = interrupting()
+    talk.waits(LIMITS.interrupt_s - 1.0)
+    talk.is_stopped(3600.0)
+    talk.waits(0.75)
+    assert not talk.turn.ignored_interrupt
+    talk.waits(0.25)
+    assert talk.turn.ignored_interrupt
+
+
 # --- every phase, every stimulus ---------------------------------------------------------------------------------
 
 NOTES: list[Callable[[], dialect.Notification]] = [
@@ -644,6 +818,8 @@ OUTSIDE: list[Callable[[Talk], object]] = [
     lambda talk: talk.abandoned(),
     lambda talk: talk.failed(),
     lambda talk: talk.lost(),
+    lambda talk: talk.asks_leave(),
+    lambda talk: talk.is_stopped(2 * LIMITS.total_s),
     lambda talk: talk.waits(0.0),
     lambda talk: talk.waits(LIMITS.interrupt_s),
     lambda talk: talk.waits(LIMITS.idle_s),

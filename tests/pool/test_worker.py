@@ -7,24 +7,28 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadtest.fake_server import Options
-from pool.events import FaultKind, TextDelta, TurnRequest
+from pool.events import Fault, FaultKind, TextDelta, TurnRequest
+from pool.health import Clearance, Condemnation, ProbeLimits, Suspicion
 from pool.observer import WorkerExit
-from pool.session import Fact, TurnClosed
+from pool.profile import Credentials, RetireLimits
+from pool.session import Fact, Proved, TurnClosed
 from pool.turn import TurnLimits
 from pool.worker import LAST_WORDS_S, LaunchSpec, Worker, WorkerEvents
-from pool.worker_state import WorkerId
+from pool.worker_state import Verdict, WorkerId
 from tests.support.fake_child import FakeChild, FakeKernel
 from tests.support.profiles import a_profile
 from tests.support.sinks import RecordingSink
 from tests.support.virtual_time import in_virtual_time, pass_time
 
 ID = WorkerId("main", 0, 1)
+SILENT = Suspicion("it answers no probe")
 LIMITS = TurnLimits(start_s=2.0, first_event_s=6.0, idle_s=4.0, total_s=20.0, interrupt_s=1.0)
 
 
@@ -99,7 +103,7 @@ async def test_a_worker_boots_answers_and_leaves_nothing(tmp_path: Path, monkeyp
         sink = stage.turn(chunks=["Hel", "lo"])
         await stage.passes(1.0)
         assert sink.events == [TextDelta("Hel"), TextDelta("lo")]
-        assert stage.facts == [TurnClosed(1)]
+        assert stage.facts == [Proved(), TurnClosed(1)]
         assert [path.name for path in tmp_path.iterdir()] == ["main-0-1"]
     assert stage.exit == WorkerExit(ID, "the test is over", 0, "")
     assert stage.broken == ["the test is over"]
@@ -114,7 +118,7 @@ async def test_an_interrupt_reaches_the_process(tmp_path: Path, monkeypatch: pyt
         stage.worker.interrupt(1)
         await stage.passes(0.5)
         assert sink.outcome == "interrupted"
-        assert stage.facts == [TurnClosed(1)]
+        assert stage.facts == [Proved(), TurnClosed(1)]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +207,139 @@ async def test_what_a_worker_said_before_it_died_still_counts(tmp_path: Path, mo
         assert stage.exit.reason == "it exited with code 1"
 
 
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ({}, FaultKind.WORKER_REPLACED),
+        ({"is_fault": True}, FaultKind.WORKER_LOST),
+        ({"is_fault": True, "is_hung": True}, FaultKind.WORKER_LOST),
+    ],
+    ids=["taken away", "at fault", "hung"],
+)
+@in_virtual_time
+async def test_the_turns_of_a_worker_that_is_stopped_are_told_whose_fault_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, bool], kind: FaultKind
+) -> None:
+    async with staged(tmp_path, monkeypatch) as stage:
+        sink = stage.turn(hang="middle")
+        await stage.passes(0.5)
+        stage.worker.stop("a reason", **how)
+        stage.worker.stop("another reason", is_fault=not how)
+        await stage.passes(6.0)
+        assert sink.ended is not None
+        assert sink.ended.fault == Fault(kind, "a reason")
+        assert stage.exit is not None
+        assert stage.exit.reason == "a reason"
+        assert stage.bugs == []
+
+
+@pytest.mark.parametrize("is_hung", [True, False])
+@in_virtual_time
+async def test_a_worker_that_has_hung_is_killed_without_a_polite_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_hung: bool
+) -> None:
+    async with staged(tmp_path, monkeypatch) as stage:
+        stage.child.stop_self()
+        stage.worker.stop("it answers no probe", is_fault=True, is_hung=is_hung)
+        await pass_time(0.1)
+        assert (stage.kernel.alive == []) is is_hung
+        await stage.passes(6.0)
+        assert stage.exit == WorkerExit(ID, "it answers no probe", -9, "")
+
+
+@in_virtual_time
+async def test_a_worker_that_freezes_is_suspect_and_one_that_thaws_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path, monkeypatch) as stage:
+        stage.child.stop_self()
+        await stage.passes(8.0)
+        assert stage.facts == [SILENT]
+        stage.child.go_on()
+        await stage.passes(2.5)
+        assert stage.facts == [SILENT, Clearance()]
+        sink = stage.turn(text="here again")
+        await stage.passes(1.0)
+        assert (sink.text, sink.outcome) == ("here again", "stop")
+
+
+@in_virtual_time
+async def test_a_worker_that_stays_frozen_is_condemned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged(tmp_path, monkeypatch) as stage:
+        stage.child.stop_self()
+        await stage.passes(30.0)
+        assert stage.facts == [SILENT, Condemnation(Verdict.HUNG, SILENT.reason)]
+        assert stage.worker.session.counters["probe_missed"] > 5
+
+
+@in_virtual_time
+async def test_a_worker_that_leaves_more_unread_than_a_pipe_holds_is_suspect_though_it_talks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path, monkeypatch) as stage:
+        sink = stage.turn(chunks=["tick "], repeat=1000, interval_s=0.05)
+        await stage.passes(1.0)
+        monkeypatch.setattr(FakeChild, "unwritten_bytes", 1)
+        await stage.passes(4.5)
+        assert stage.facts == [Proved()]
+        await stage.passes(1.0)
+        assert stage.facts == [Proved(), Suspicion("it does not read")]
+        assert sink.outcome is None
+
+
+@in_virtual_time
+async def test_a_stall_of_ours_is_nothing_to_the_worker_and_its_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path, monkeypatch) as stage:
+        sink = stage.turn(text="some words", hang="middle")
+        await stage.passes(1.0)
+        for _ in range(3):
+            await pass_time(1000.0)
+            stage.worker.tick()
+        assert stage.facts == [Proved()]
+        assert sink.outcome is None
+        await stage.passes(LIMITS.idle_s)
+        assert sink.outcome == FaultKind.IDLE_TIMEOUT
+
+
+@in_virtual_time
+async def test_its_memory_is_its_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Stage(tmp_path, monkeypatch, Options(), 0.0).worker.rss_bytes() == 0
+    async with staged(tmp_path, monkeypatch) as stage:
+        stage.child.rss_bytes = 123
+        assert stage.worker.rss_bytes() == 123
+
+
+@pytest.mark.parametrize(
+    ("change", "is_another"),
+    [
+        ({"base_url": "http://elsewhere.invalid/v1"}, True),
+        ({"default_model": "another"}, True),
+        ({"credentials": Credentials(api_key="another")}, True),
+        ({"env": (("HTTPS_PROXY", "http://proxy.invalid"),)}, True),
+        ({"upstream_idle_s": 1.0}, True),
+        ({"workers": 7, "slots": 1, "spares": 3, "probation_s": 1.0}, False),
+        ({"limits": TurnLimits(), "probes": ProbeLimits(idle_s=9.0), "retire": RetireLimits(max_turns=1)}, False),
+        ({"init_timeout_s": 99.0, "surge": 1.0, "eject_max": 1.0}, False),
+    ],
+)
+def test_only_what_a_running_worker_cannot_take_over_is_another_launch(
+    change: dict[str, Any], is_another: bool
+) -> None:
+    profile = a_profile()
+    spec = LaunchSpec(profile, Path("/nowhere/codex"), b"{}", Path("/run"), "1.2.3")
+    other = spec._replace(profile=replace(profile, **change))
+    assert (spec.launch != other.launch) is is_another
+
+
+def test_another_binary_build_or_catalogue_is_another_launch_and_another_run_is_not() -> None:
+    spec = LaunchSpec(a_profile(), Path("/nowhere/codex"), b"{}", Path("/run"), "1.2.3")
+    changes: list[dict[str, Any]] = [{"binary": Path("/elsewhere/codex")}, {"build": (1, 2)}, {"models": b"[]"}]
+    assert all(spec._replace(**change).launch != spec.launch for change in changes)
+    assert spec._replace(run=Path("/another"), service_version="2").launch == spec.launch
+
+
 @in_virtual_time
 async def test_a_stop_during_the_boot_spawns_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(tmp_path, monkeypatch, Options(), 0.0)
@@ -234,6 +371,8 @@ async def test_a_worker_that_is_cancelled_kills_its_process(tmp_path: Path, monk
         living = tasks.create_task(stage.live())
         await pass_time(0.5)
         assert stage.kernel.alive == [stage.child]
+        sink = stage.turn(hang="middle")
         living.cancel()
     assert stage.kernel.alive == []
+    assert sink.outcome == FaultKind.WORKER_REPLACED
     assert stage.exit is None

@@ -18,8 +18,8 @@ import pytest
 from loadtest.fake_app_server import write_launcher
 from loadtest.fake_catalogue import catalogue
 from pool.events import Fault, FaultKind, Finish, TurnEnd, TurnRequest
+from pool.health import ProbeLimits
 from pool.profile import Credentials, Profile
-from pool.session import ProbeLimits
 from pool.transport import Child
 from pool.turn import TurnLimits
 from pool.worker_state import WorkerState
@@ -59,6 +59,7 @@ def fakes(run_real: RunReal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             codex_bin=write_launcher(tmp_path / "codex", *flags),
             workers=1,
             slots=SLOTS,
+            probation_s=0.0,
             limits=limits,
             probes=probes or ProbeLimits(),
         )
@@ -125,7 +126,7 @@ async def assert_same_worker(pool: RunningPool) -> None:
 
 async def assert_replaced(pool: RunningPool, reason: str, code: int) -> None:
     """Another worker serves; the first one ended like this."""
-    await until(lambda: len(pool.observer.booted) == 2)
+    await until(lambda: len(pool.observer.booted) == 2 and len(pool.observer.exits) == 1)
     await assert_serves(pool)
     assert [str(worker) for worker in pool.observer.booted] == ["fake/0.1", "fake/0.2"]
     assert [(exit_.reason, exit_.code) for exit_ in pool.observer.exits] == [(reason, code)]
@@ -367,7 +368,7 @@ def test_a_worker_that_answers_nothing_fails_its_turns_in_time_and_is_replaced(
         for sink in sinks:
             assert await fault_of(sink, 2.0) == Fault(FaultKind.START_TIMEOUT, "no answer to thread_start")
         await until(lambda: len(pool.observer.booted) == 2, 5.0)
-        assert len(pool.observer.exits) == 1
+        await until(lambda: len(pool.observer.exits) == 1, 5.0)
         await pool.until_free(SLOTS)
 
     fakes(scenario, *flags, limits=LIMITS)
@@ -383,9 +384,9 @@ def test_a_worker_that_loses_replies_runs_its_other_turns_to_their_end_before_it
             assert (await fault_of(victim, 2.0)).kind is FaultKind.START_TIMEOUT
         assert not neighbour.ended.done()
         (row,) = pool.pool.snapshot()
-        assert (row.workers[WorkerState.RETIRING], row.free) == (1, 0)
-        await assert_unharmed(neighbour)
+        assert row.workers[WorkerState.QUARANTINED] == 1
         await until(lambda: len(pool.observer.booted) == 2, 5.0)
+        await assert_unharmed(neighbour)
         await assert_serves(pool)
 
     fakes(scenario, limits=LIMITS)
@@ -443,7 +444,7 @@ def test_an_ignored_interrupt_retires_the_worker_when_its_other_turns_have_ended
     fakes(scenario, limits=TurnLimits(interrupt_s=0.15))
 
 
-PROBES = ProbeLimits(idle_s=0.2, timeout_s=0.3, fall=2)
+PROBES = ProbeLimits(idle_s=0.2, timeout_s=0.2, fast_s=0.1, hung_s=0.5)
 
 
 def test_a_frozen_worker_is_found_by_its_probes_and_its_turns_are_told_at_once(fakes: Fakes) -> None:

@@ -278,7 +278,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.job_rejected(a_job(), "queue_full")
     watching.ticket_settled(a_job(), Ended(TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 0, 5, 2))), 1.0, 2.0)
     watching.ticket_settled(a_job(), Abandoned(), 3.0, 0.0)
-    watching.worker_moved(WORKER, WorkerState.STARTING, WorkerState.READY)
+    watching.worker_moved(WORKER, WorkerState.STARTING, WorkerState.READY, "it answered initialize")
     watching.worker_booted(WORKER, "0.163.0", 0.5)
     watching.boot_failed(WORKER, "a reason")
     watching.worker_exited(WorkerExit(WORKER, "a reason", -9, "its last words"))

@@ -10,6 +10,7 @@ from pool.session import Fact, Session, TurnClosed
 from pool.turn import TurnLimits
 from tests.support.sinks import RecordingSink
 
+TICK_S = 0.25
 LIMITS = TurnLimits(start_s=10.0, first_event_s=30.0, idle_s=20.0, total_s=100.0, interrupt_s=5.0)
 
 Frame = dict[str, Any]
@@ -72,8 +73,18 @@ class Desk:
             self.unanswered.remove(request)
         self.says({"error": {"code": code, "message": "no"}, "id": request["id"]})
 
-    def waits(self, seconds: float) -> None:
-        """Time passes, in one step."""
+    def waits(self, seconds: float, *, unread_bytes: int = 0) -> None:
+        """Time passes in ticks, as it does."""
+        ends_at = self.now + seconds
+        while True:
+            self.now = min(ends_at, self.now + TICK_S)
+            self.session.tick(self.now, unread_bytes)
+            self._note_facts()
+            if self.now == ends_at:
+                return
+
+    def is_stopped(self, seconds: float) -> None:
+        """We are stopped, and tick once when we go on."""
         self.now += seconds
         self.session.tick(self.now)
         self._note_facts()

@@ -16,6 +16,8 @@ from loadtest.fake_server import FakeServer, Options
 
 LATENCY_S = 0.02
 """The longest a chunk stays in a pipe."""
+PIPE_BYTES = 64 * 1024
+"""What a pipe holds for a process that does not read."""
 
 
 class FakePipe:
@@ -74,7 +76,9 @@ class FakeChild:
         self._loop = asyncio.get_running_loop()
         self._on_stdout = on_stdout
         self._on_eof = on_eof
+        self.rss_bytes = 0
         self._is_frozen = False
+        self._unheard = bytearray()
         self._stdin = FakePipe(rng, self._hear)
         self._stdout = FakePipe(rng, self._tell)
         self._server = FakeServer(options, self, wall=self._loop.time)
@@ -85,11 +89,15 @@ class FakeChild:
     def write(self, data: bytes) -> None:
         self._stdin.write(data)
 
-    async def stop(self) -> int | None:
+    @property
+    def unwritten_bytes(self) -> int:
+        return max(0, len(self._unheard) - PIPE_BYTES)
+
+    async def stop(self, *, close_s: float = 2.0, term_s: float = 3.0) -> int | None:
         """A frozen one is killed, any other goes by itself, in a moment."""
         if not self.exited.done():
             self._stdin.close()
-            self._loop.call_later(self._rng.uniform(0.0, 5.0), self._die, -9 if self._is_frozen else 0)
+            self._loop.call_later(self._rng.uniform(0.0, close_s + term_s), self._die, -9 if self._is_frozen else 0)
         return await self.exited
 
     def kill(self) -> None:
@@ -110,6 +118,14 @@ class FakeChild:
         """It is there, and does nothing any more."""
         self._flush()
         self._is_frozen = True
+
+    def go_on(self) -> None:
+        """It does again, if it had stopped, and reads what it has missed."""
+        if self._is_frozen:
+            self._is_frozen = False
+            data, self._unheard = bytes(self._unheard), bytearray()
+            self._hear(data)
+            self._work()
 
     def close_stdout(self) -> None:
         self._flush()
@@ -133,7 +149,9 @@ class FakeChild:
             self._timer.cancel()
 
     def _hear(self, data: bytes) -> None:
-        if data and not self._is_frozen and not self.exited.done():
+        if self._is_frozen:
+            self._unheard += data
+        elif data and not self.exited.done():
             self._server.receive(data, self._loop.time())
             self._work()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pool.events import Finish, TextDelta, TurnEnd, TurnRequest, TurnSink
-from pool.state import Lease
+from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 
 STOP = TurnEnd(finish=Finish.STOP)

@@ -12,7 +12,7 @@ from pool.events import TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
 from pool.profile import Profile
-from pool.state import Lease
+from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 
 WAIT_S = 20.0

@@ -15,5 +15,6 @@ def a_profile(name: str = "main", *, workers: int = 2, slots: int = 2, limits: T
         Credentials(api_key="secret"),
         workers=workers,
         slots=slots,
+        probation_s=0.0,
         limits=limits or TurnLimits(),
     )

@@ -302,7 +302,14 @@ def settings(tmp_path: Path, *, flags: tuple[str, ...] = (), **tables: Any) -> S
     of the configuration's own.
     """
     launcher = write_launcher(tmp_path / "codex", *flags)
-    profile: Json = {"codex_bin": launcher, "anonymous": True, "workers": 1, "slots": 4, **tables.pop("profile", {})}
+    profile: Json = {
+        "codex_bin": launcher,
+        "anonymous": True,
+        "workers": 1,
+        "slots": 4,
+        "probation_s": 0,
+        **tables.pop("profile", {}),
+    }
     profile["limits"] = tables.pop("limits", {})
     top: Json = {
         "state_dir": tmp_path / "state",
