@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -43,13 +43,13 @@ class LeastLoaded(Generic[K]):
             del self._buckets[load][key]
             self._free -= len(self._buckets) - 1 - load
 
-    def take(self) -> K | None:
-        """The least loaded key, whose load is now one more; None when all are full."""
+    def take(self, avoid: Container[K] = ()) -> K | None:
+        """The least loaded key outside `avoid`, whose load is now one more; None when all are full."""
         if self._free == 0:
             return None
         for load, bucket in enumerate(self._buckets[:-1]):
-            if bucket:
-                key = next(iter(bucket))
+            key = next((each for each in bucket if each not in avoid), None)
+            if key is not None:
                 self._move(key, load, load + 1)
                 self._free -= 1
                 return key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
@@ -25,6 +25,7 @@ from pool.state import (
     InterruptIgnored,
     Lease,
     Moved,
+    Outlook,
     PoolState,
     ProfileSnapshot,
     Released,
@@ -142,10 +143,16 @@ class Pool:
         """Free seats of this profile, now."""
         return self._state.free(profile)
 
-    def try_start(self, profile: str, request: TurnRequest, sink: TurnSink) -> Lease | None:
+    def outlook(self, profile: str) -> Outlook:
+        """What a profile has to offer."""
+        return self._state.outlook(profile)
+
+    def try_start(
+        self, profile: str, request: TurnRequest, sink: TurnSink, avoid: Collection[WorkerId] = ()
+    ) -> Lease | None:
         """Lease a seat and begin the turn on it in one step; None, and nothing happened, when no seat is free."""
         now = self._now()
-        lease = self._state.try_lease(profile, now)
+        lease = self._state.try_lease(profile, now, avoid)
         if lease is not None:
             self._workers[lease.worker].start_turn(lease.id, request, sink)
         return lease

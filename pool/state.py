@@ -6,7 +6,7 @@ the shell (`pool.pool`) carries them out in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, assert_never
 
@@ -217,9 +217,14 @@ class PoolState:
 
     # --- decisions -------------------------------------------------------------------------------------------
 
-    def try_lease(self, profile: str, now: float) -> Lease | None:
-        """A seat on the least loaded ready worker, taken at once; None when there is none."""
-        worker_id = self._pools[profile].ready.take()
+    def outlook(self, profile: str) -> Outlook:
+        """What a profile has to offer."""
+        pool = self._pools[profile]
+        return Outlook(len(pool.ready) * pool.profile.slots, pool.profile.workers * pool.profile.slots, None)
+
+    def try_lease(self, profile: str, now: float, avoid: Container[WorkerId] = ()) -> Lease | None:
+        """A seat on the least loaded ready worker outside `avoid`, taken at once; None when there is none."""
+        worker_id = self._pools[profile].ready.take(avoid)
         if worker_id is None:
             return None
         worker = self._find(worker_id)
