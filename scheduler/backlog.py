@@ -1,135 +1,231 @@
-"""The one queue of a profile: bounded, fair between tenants, with deadlines, cancelled in constant time.
+"""The order of a profile's queue: fair between flows, first in first out within one, and no tenant over its cap.
 
-Tenants are served by least service received: each has a counter of the tokens it was given, divided by its weight, and
-the tenant with the smallest counter goes next; within a tenant it is first in, first out. What a turn will cost is
-guessed when it starts and put right when it has ended. Who returns after a pause starts at the level of those who are
-being served, so credit cannot be saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in Serving
-Large Language Models" (OSDI 2024); the difference between two tenants that always wait is bounded by twice the largest
-cost of one job.
+A flow is a tenant's jobs of one priority. Flows are served by least service received: each has a counter of the tokens
+it was given, divided by its weight, and the flow with the smallest counter goes next. What a turn will cost is guessed
+when it starts and put right when it has ended. Who returns after a pause starts at the level of those who are being
+served, so credit cannot be saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in Serving Large
+Language Models" (OSDI 2024); the difference between two flows that always wait is bounded by twice the largest cost of
+one job.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from scheduler.model import Priority
+
+REMEMBERED = 256
+"""Tenants without a job that are kept for what they owe, beside those that have one."""
+
 
 class Place(NamedTuple):
-    """What the backlog has to know of a ticket: `cost` is in tokens, `weight` its tenant's share among others."""
+    """What the backlog has to know of a ticket: `cost` is in tokens, `weight` its flow's share among others.
 
-    expires_at: float
+    `seats` is how many turns its tenant may have at once; None: no cap.
+    """
+
     tenant: str = ""
+    priority: Priority = Priority.STANDARD
     weight: float = 1.0
     cost: float = 1.0
+    seats: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Flow:
-    """One tenant's tickets, oldest first, and the service it has had."""
+    """One tenant's tickets of one priority, oldest first, and the service they have had."""
 
+    tenant: _Tenant
     served: float = 0.0
     waiting: OrderedDict[int, Place] = field(default_factory=OrderedDict)
+    weight: float = 0.0
+    """Its part in the sum of those who wait."""
     entry: int = 0
     """The number of its valid entry in the order; older ones are stale."""
+
+
+@dataclass(slots=True, eq=False)
+class _Tenant:
+    name: str
+    waiting: int = 0
+    running: int = 0
+    flows: dict[Priority, _Flow] = field(default_factory=dict)
+    parked: dict[Priority, _Flow] = field(default_factory=dict)
+    """Out of the order until one of its turns ends."""
 
 
 class Backlog:
     """Ticket ids by place. Who goes next is this class's alone to decide."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._tenants: dict[int, str] = {}
-        self._flows: dict[str, _Flow] = {}
-        self._order: list[tuple[float, int, str]] = []
+    def __init__(self) -> None:
+        self._tenants: dict[str, _Tenant] = {}
+        self._resting: OrderedDict[str, None] = OrderedDict()
+        self._flows: dict[int, _Flow] = {}
+        """The flow of every ticket that waits."""
+        self._order: list[tuple[float, int, _Flow]] = []
         self._entries = 0
         self._level = 0.0
-        self._deadlines: list[tuple[float, int]] = []
+        self._weight = 0.0
+        """Of all flows that wait."""
 
     def __len__(self) -> int:
-        return len(self._tenants)
+        return len(self._flows)
 
     def __contains__(self, ticket: int) -> bool:
-        return ticket in self._tenants
+        return ticket in self._flows
 
-    @property
-    def is_full(self) -> bool:
-        """One more would be too many."""
-        return len(self._tenants) >= self._limit
+    # --- questions -------------------------------------------------------------------------------------------
 
-    def push(self, ticket: int, place: Place) -> None:
-        """Take a ticket in behind its tenant's others."""
-        flow = self._flows.setdefault(place.tenant, _Flow())
-        if not flow.waiting:
-            flow.served = max(flow.served, self._level)
-        flow.waiting[ticket] = place
-        self._tenants[ticket] = place.tenant
-        if len(flow.waiting) == 1:
-            self._enter(place.tenant, flow)
-        heapq.heappush(self._deadlines, (place.expires_at, ticket))
-        if len(self._deadlines) > 2 * len(self._tenants) + 64:
-            everyone = (flow.waiting.items() for flow in self._flows.values())
-            self._deadlines = [(place.expires_at, ticket) for items in everyone for ticket, place in items]
-            heapq.heapify(self._deadlines)
+    def is_capped(self, place: Place) -> bool:
+        """The tenant has as many turns as it may."""
+        return place.seats is not None and self.running(place.tenant) >= place.seats
 
-    def push_front(self, ticket: int, place: Place) -> None:
-        """Put a ticket back where it was taken from, and its charge too; the limit is for new ones."""
-        self.push(ticket, place)
-        flow = self._flows[place.tenant]
-        flow.waiting.move_to_end(ticket, last=False)
-        flow.served -= place.cost / place.weight
-        self._enter(place.tenant, flow, ahead=True)
+    def running(self, tenant: str) -> int:
+        """The tenant's turns that have not ended."""
+        record = self._tenants.get(tenant)
+        return record.running if record is not None else 0
 
-    def pop(self) -> int | None:
-        """The ticket whose turn it is, taken out and charged to its tenant; None when nobody waits."""
+    def waiting(self, tenant: str) -> int:
+        """The tenant's jobs that wait."""
+        record = self._tenants.get(tenant)
+        return record.waiting if record is not None else 0
+
+    def position(self, place: Place) -> float:
+        """About which place in the queue a new ticket would have, from 1: its share decides, and who is before it."""
+        record = self._tenants.get(place.tenant)
+        flow = record.flows.get(place.priority) if record is not None else None
+        own, weight = (len(flow.waiting), flow.weight) if flow is not None else (0, 0.0)
+        return min(len(self) + 1.0, (own + 1) * (self._weight - weight + place.weight) / place.weight)
+
+    def by_priority(self) -> Counter[Priority]:
+        """How many wait in each class."""
+        counts = Counter(dict.fromkeys(Priority, 0))
+        for flow in self._waiting_flows():
+            counts[next(iter(flow.waiting.values())).priority] += len(flow.waiting)
+        return counts
+
+    def oldest(self) -> int | None:
+        """The ticket that has waited longest."""
+        return min((next(iter(flow.waiting)) for flow in self._waiting_flows()), default=None)
+
+    def head(self) -> int | None:
+        """The ticket whose turn it is, of a tenant that may have one more; None when nobody such waits."""
         while self._order:
-            served, entry, tenant = heapq.heappop(self._order)
-            flow = self._flows[tenant]
-            if entry != flow.entry or not flow.waiting:
-                continue
-            self._level = max(self._level, served)
-            ticket, place = flow.waiting.popitem(last=False)
-            del self._tenants[ticket]
-            self.charge(place, place.cost)
-            return ticket
+            _, entry, flow = self._order[0]
+            if entry == flow.entry and flow.waiting:
+                ticket, place = next(iter(flow.waiting.items()))
+                if place.seats is None or flow.tenant.running < place.seats:
+                    return ticket
+                flow.entry = 0
+                flow.tenant.parked[place.priority] = flow
+            heapq.heappop(self._order)
         return None
 
-    def charge(self, place: Place, tokens: float) -> None:
-        """Count service that the tenant has had besides what was guessed; negative for what it has not."""
-        flow = self._flows[place.tenant]
-        flow.served += tokens / place.weight
+    # --- changes ---------------------------------------------------------------------------------------------
+
+    def push(self, ticket: int, place: Place) -> None:
+        """Take a ticket in behind its flow's others."""
+        flow = self._flow(place)
+        is_first = not flow.waiting
+        flow.waiting[ticket] = place
+        flow.tenant.waiting += 1
+        self._flows[ticket] = flow
+        self._weight += place.weight - flow.weight
+        flow.weight = place.weight
+        if is_first:
+            flow.served = max(flow.served, self._level)
+            self._enter(flow)
+
+    def take(self, ticket: int) -> None:
+        """Give the `head` its turn, charged to its flow."""
+        flow = self._flows[ticket]
+        place = flow.waiting[ticket]
+        self._level = max(self._level, flow.served)
+        self._take_out(ticket, flow)
+        flow.tenant.running += 1
+        flow.served += place.cost / place.weight
         if flow.waiting:
-            self._enter(place.tenant, flow)
+            self._enter(flow)
 
-    def remove(self, ticket: int) -> bool:
-        """Take a ticket out of the middle; False when it is not here."""
-        tenant = self._tenants.pop(ticket, None)
+    def put_back(self, ticket: int, place: Place) -> None:
+        """Undo a `take`: the ticket has its old place, and its flow its charge."""
+        self.push(ticket, place)
+        flow = self._flows[ticket]
+        flow.tenant.running -= 1
+        flow.waiting.move_to_end(ticket, last=False)
+        flow.served -= place.cost / place.weight
+        self._enter(flow, ahead=True)
+
+    def remove(self, ticket: int) -> None:
+        """Take a ticket out of the middle."""
+        flow = self._flows[ticket]
+        self._take_out(ticket, flow)
+        self._rest(flow.tenant)
+
+    def occupy(self, place: Place) -> None:
+        """A turn begins that was charged before."""
+        self._flow(place).tenant.running += 1
+
+    def vacate(self, place: Place, tokens: float = 0.0) -> None:
+        """A turn is over, which cost so many tokens more than was guessed; its tenant may have another."""
+        flow = self._flow(place)
+        tenant = flow.tenant
+        tenant.running -= 1
+        flow.served += tokens / place.weight
+        if tokens and flow.waiting and flow.entry:
+            self._enter(flow)
+        for each in tenant.parked.values():
+            if each.waiting:
+                self._enter(each)
+        tenant.parked.clear()
+        self._rest(tenant)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _flow(self, place: Place) -> _Flow:
+        tenant = self._tenants.get(place.tenant)
         if tenant is None:
-            return False
-        del self._flows[tenant].waiting[ticket]
-        return True
+            tenant = self._tenants[place.tenant] = _Tenant(place.tenant)
+        self._resting.pop(place.tenant, None)
+        flow = tenant.flows.get(place.priority)
+        if flow is None:
+            flow = tenant.flows[place.priority] = _Flow(tenant, self._level)
+        return flow
 
-    def pop_expired(self, now: float) -> list[int]:
-        """The tickets whose deadline has passed, taken out, earliest first."""
-        expired = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, ticket = heapq.heappop(self._deadlines)
-            if self.remove(ticket):
-                expired.append(ticket)
-        return expired
+    def _take_out(self, ticket: int, flow: _Flow) -> None:
+        del flow.waiting[ticket], self._flows[ticket]
+        flow.tenant.waiting -= 1
+        if not flow.waiting:
+            self._weight -= flow.weight
+            flow.weight = 0.0
+        if not self._flows:
+            self._weight = 0.0  # what rounding has left of it
 
-    def next_deadline(self) -> float | None:
-        """When the next ticket expires."""
-        while self._deadlines and self._deadlines[0][1] not in self._tenants:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+    def _rest(self, tenant: _Tenant) -> None:
+        """Forget a tenant that has no job, at once if it owes nothing; those that owe are few, the last ones."""
+        if tenant.waiting or tenant.running:
+            return
+        self._resting[tenant.name] = None
+        self._resting.move_to_end(tenant.name)
+        if all(flow.served <= self._level for flow in tenant.flows.values()):
+            self._drop(tenant.name)
+        elif len(self._resting) > REMEMBERED:
+            self._drop(next(iter(self._resting)))
 
-    def _enter(self, tenant: str, flow: _Flow, *, ahead: bool = False) -> None:
-        """Give a tenant its one valid entry in the order; equals go by who came to this level first, or `ahead`."""
+    def _drop(self, name: str) -> None:
+        del self._resting[name], self._tenants[name]
+
+    def _enter(self, flow: _Flow, *, ahead: bool = False) -> None:
+        """Give a flow its one valid entry in the order; equals go by who came to this level first, or `ahead`."""
         self._entries += 1
         flow.entry = -self._entries if ahead else self._entries
-        heapq.heappush(self._order, (flow.served, flow.entry, tenant))
+        heapq.heappush(self._order, (flow.served, flow.entry, flow))
         if len(self._order) > 2 * len(self._flows) + 64:
-            self._order = [(each.served, each.entry, name) for name, each in self._flows.items() if each.waiting]
+            self._order = [(each.served, each.entry, each) for each in self._waiting_flows() if each.entry]
             heapq.heapify(self._order)
+
+    def _waiting_flows(self) -> list[_Flow]:
+        return [flow for tenant in self._tenants.values() for flow in tenant.flows.values() if flow.waiting]

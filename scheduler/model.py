@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 import msgspec
 
 from pool.events import TurnEnd, TurnRequest
+
+
+class Priority(StrEnum):
+    """How urgent a job is: a share of a full service beside the other classes, not a right of way."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+SHARES = {Priority.INTERACTIVE: 8.0, Priority.STANDARD: 4.0, Priority.BATCH: 1.0}
+"""Strict priority starves; shares bound the harm of a client that calls everything urgent."""
 
 
 class Job(msgspec.Struct, frozen=True):
     """What a client asked, validated.
 
     `tenant` is who is charged, `weight` its share beside others; `queue_budget_s` is how long it may wait; `size` is
-    about its text, in characters.
+    about its text, in characters. `deadline_s` is of the whole request, from submission. `seats` is how many turns of
+    its tenant may run at once in this profile, `queue_share` how many of its jobs may wait there; None: no cap.
     """
 
     id: str
@@ -21,6 +37,32 @@ class Job(msgspec.Struct, frozen=True):
     queue_budget_s: float
     size: int = 0
     weight: float = 1.0
+    priority: Priority = Priority.STANDARD
+    deadline_s: float | None = None
+    seats: int | None = None
+    queue_share: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """The rules of one profile's queue.
+
+    `queue_max` jobs may wait. At most `seats_limit` turns run at once, if it is set; with `aimd` fewer when workers or
+    the provider say that they are overloaded, but `min_limit` always. Under a long overload, a wait of more than twice
+    `codel_target_s` is not waited out (0: it is). A turn that left no trace may be run again, `attempts` times in all,
+    and for all jobs together `retry_reserve` times and `retry_ratio` times for each job admitted. A job that crashed
+    two workers is not taken again for `penalty_s` (0: it is).
+    """
+
+    queue_max: int
+    seats_limit: int | None = None
+    codel_target_s: float = 0.5
+    retry_ratio: float = 0.1
+    retry_reserve: int = 16
+    attempts: int = 2
+    aimd: bool = False
+    min_limit: int = 1
+    penalty_s: float = 600.0
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -30,10 +72,25 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Expired(msgspec.Struct, frozen=True):
-    """No seat came free within the job's queue budget."""
+    """No seat came free within the job's queue budget, or its deadline."""
 
     waited_s: float
     retry_after_s: float
+
+
+class Shed(msgspec.Struct, frozen=True):
+    """Waits have been long for a while, and this job was among those that had waited longest."""
+
+    waited_s: float
+    retry_after_s: float
+
+
+class Overdue(msgspec.Struct, frozen=True):
+    """The caller's deadline passed while the turn ran; it was interrupted."""
+
+
+class CrashesWorker(msgspec.Struct, frozen=True):
+    """Two workers died of turns of this job."""
 
 
 class Abandoned(msgspec.Struct, frozen=True):
@@ -48,7 +105,7 @@ class CutOff(msgspec.Struct, frozen=True):
     """The service is stopping and the time to drain is over."""
 
 
-Outcome = Ended | Expired | Abandoned | Overrun | CutOff
+Outcome = Ended | Expired | Shed | Overdue | CrashesWorker | Abandoned | Overrun | CutOff
 
 
 class Rejected(Exception):  # noqa: N818 - the scheduler's answer, not a mishap
@@ -59,9 +116,25 @@ class Rejected(Exception):  # noqa: N818 - the scheduler's answer, not a mishap
         self.retry_after_s = retry_after_s
 
 
-class QueueFull(Rejected):
-    """The profile's backlog is full."""
-
-
 class Draining(Rejected):
     """The service takes no new work."""
+
+
+class Penalized(Rejected):
+    """A job like this has crashed its workers; until `retry_after_s` no such job is taken."""
+
+
+class NotReady(Rejected):
+    """No worker serves the profile, and boots keep failing; or the profile is being removed."""
+
+
+class TenantQueueFull(Rejected):
+    """As many jobs of this tenant wait as may."""
+
+
+class QueueFull(Rejected):
+    """As many jobs wait as may, or all jobs together hold too much text."""
+
+
+class WaitTooLong(Rejected):
+    """The job would not get a seat within its queue budget, or its deadline."""

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from pool.state import Lease
 from scheduler.model import Job, Outcome
 
 
 class SchedulerObserver:
     """Override what you want to hear. Called synchronously: must neither wait nor raise."""
 
+    def job_admitted(self, job: Job) -> None:
+        """A job was taken: it waits or runs, and will have an outcome."""
+
     def job_rejected(self, job: Job, reason: str) -> None:
-        """A job was turned away at the door: `queue_full`, `too_much_text` or `draining`."""
+        """A job was turned away at the door.
 
-    def turn_started(self, job: Job, waited_s: float) -> None:
-        """A job got its seat."""
+        `draining`, `penalized`, `not_ready`, `tenant_queue_full`, `queue_full`, `too_much_text` or `wait_too_long`.
+        """
 
-    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float) -> None:
-        """A job has its outcome, after `waited_s` in the backlog and `ran_s` on a seat."""
+    def turn_started(self, job: Job, lease: Lease, attempt: int, waited_s: float) -> None:
+        """A job got a seat, `waited_s` after its submission; attempts count from 1."""
+
+    def turn_spoke(self, job: Job, attempt: int) -> None:
+        """The first event of a job has reached its client's buffer."""
+
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+        """A job lost its turn without a trace, and waits in front: the fault's kind, or `quarantined`."""
+
+    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
+        """A job has its outcome, `waited_s + ran_s` after its submission; `ran_s` is its last turn's part."""
+
+    def limit_changed(self, profile: str, limit: int | None) -> None:
+        """At most so many turns of this profile run at once from now on; None: as many as there are seats."""

@@ -1,9 +1,10 @@
-"""The scheduler's shell: owns the deadline timer, and carries out what the core decides."""
+"""The scheduler's shell: owns the one timer, and carries out what the core decides."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, assert_never
 
 from pool.events import TurnEnd, TurnRequest, TurnSink
@@ -11,19 +12,16 @@ from pool.inbox import Inbox
 from pool.stimuli import Lease
 from scheduler.model import Draining, Job, Outcome, QueueFull, Rejected
 from scheduler.observer import SchedulerObserver
-from scheduler.state import (
+from scheduler.state import QueueSnapshot, SchedulerState
+from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,
     CutOffReached,
-    Effect,
-    Forget,
-    Interrupt,
-    NotStarted,
-    QueueSnapshot,
-    SchedulerState,
+    LeasesDoubted,
+    LimitSet,
+    Looked,
+    Reconfigured,
     SeatsFreed,
-    Settle,
-    Start,
     Stimulus,
     Submitted,
     Ticked,
@@ -31,18 +29,20 @@ from scheduler.state import (
 )
 from scheduler.ticket import Ticket
 
-CHARS_PER_TOKEN = 4
-"""A guess until the provider has counted."""
-
 
 class Seats(Protocol):
     """What the scheduler needs of the pool: a lease or nothing, at once."""
 
     def free(self, profile: str) -> int:
-        """Free seats, now."""
+        """Free seats on workers in service, now."""
 
-    def try_start(self, profile: str, request: TurnRequest, sink: TurnSink) -> Lease | None:
-        """Lease a seat and start the turn on it."""
+    def outlook(self, profile: str) -> Outlook:
+        """What the profile has to offer."""
+
+    def try_start(
+        self, profile: str, request: TurnRequest, sink: TurnSink, avoid: Collection[WorkerId] = ()
+    ) -> Lease | None:
+        """Lease a seat on a worker that is not in `avoid`, and start the turn on it; None if there is no such seat."""
 
     def interrupt(self, lease: Lease) -> None:
         """Ask for the turn's end."""
@@ -51,87 +51,101 @@ class Seats(Protocol):
 class Scheduler:
     """One for the service. Everything is synchronous but `idle`; create it inside the running loop.
 
-    Whoever owns the pool calls `seats_freed` when it announces free seats. `max_held` bounds the sizes of all jobs that
-    wait or run; a single one is always taken.
+    Whoever owns the pool calls `seats_freed` when it announces free seats, and `leases_doubted` for turns without a
+    trace on a worker that is given up. `max_held` bounds the sizes of all jobs that wait or run; a single one is always
+    taken. `on_queue_closed` is called when the queue of a profile that was removed is empty.
     """
 
     def __init__(
         self,
         seats: Seats,
-        backlog_limits: Mapping[str, int],
+        policies: Mapping[str, QueuePolicy],
         observer: SchedulerObserver | None = None,
         *,
         max_held: int | None = None,
     ) -> None:
         self._seats = seats
-        self._state = SchedulerState(backlog_limits)
+        self._state = SchedulerState(policies, max_held=max_held, key=secrets.token_bytes(16))
         self._observer = observer or SchedulerObserver()
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, Ticket] = {}
-        self._max_held = max_held
-        self._held = 0
         self._next_id = 1
         self._inbox = Inbox[Stimulus](self._handle)
-        self._is_draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self.on_queue_closed: Callable[[str], None] = lambda _profile: None
 
     @property
     def is_draining(self) -> bool:
         """No new job is taken."""
-        return self._is_draining
+        return self._state.is_draining
 
     def submit(self, job: Job) -> Ticket:
-        """A ticket for the job; it has its seat already if one was free.
+        """A ticket for the job; it has its seat already if one was free for it.
 
         Raises:
-            QueueFull: no seat is free and the backlog is full, or all jobs together hold too much text (`max_held`).
             Draining: the service takes no new work.
+            Penalized: jobs like this one have crashed their workers.
+            NotReady: no worker of its profile is up, and none is expected soon; or the profile is being removed.
+            TenantQueueFull: it would have to wait, and so many jobs of its tenant may not.
+            QueueFull: likewise, and the queue is full; or all jobs together hold too much text (`max_held`).
+            WaitTooLong: likewise, and too long.
         """
-        free = self._seats.free(job.profile)
-        if self._is_draining:
-            self._reject(job, "draining", Draining("the service is draining", self._state.retry_after_s(job.profile)))
-        if self._state.would_overflow(job.profile, free):
-            retry_after_s = self._state.retry_after_s(job.profile)
-            self._reject(job, "queue_full", QueueFull("the queue is full", retry_after_s))
-        if self._max_held is not None and self._held + job.size > self._max_held and self._tickets:
-            retry_after_s = self._state.retry_after_s(job.profile)
-            self._reject(job, "too_much_text", QueueFull("too much text is being held", retry_after_s))
         now = self._loop.time()
+        free, outlook = 0, None
+        if self._state.knows(job.profile):
+            free = self._seats.free(job.profile)
+            if not self._state.starts_at_once(job, free):
+                outlook = self._seats.outlook(job.profile)
+        refusal = self._state.refusal(job, free, outlook, now)
+        if refusal is not None:
+            reason, rejection = refusal
+            self._observer.job_rejected(job, reason)
+            raise rejection
         ticket = Ticket(
             self._next_id,
             job,
             now,
-            on_end=self._on_turn_end,
-            on_overflow=lambda ticket_id: self._apply(BufferFilled(ticket_id)),
-            on_abandon=lambda ticket_id: self._apply(ClientLeft(ticket_id)),
+            on_spoke=self._on_spoke,
+            on_end=self._on_end,
+            on_overflow=self._on_overflow,
+            on_abandon=self._on_abandon,
         )
         self._next_id += 1
         self._tickets[ticket.id] = ticket
-        self._held += job.size
         self._idle.clear()
-        expires_at = now + job.queue_budget_s
-        self._apply(
-            Submitted(
-                ticket.id,
-                job.profile,
-                expires_at,
-                tenant=job.tenant,
-                weight=job.weight,
-                input_tokens=job.size / CHARS_PER_TOKEN,
-            )
-        )
+        self._observer.job_admitted(job)
+        self._apply(Submitted(ticket.id, job))
         return ticket
 
     def seats_freed(self, profile: str) -> None:
         """The pool has free seats that it did not have before."""
-        self._apply(SeatsFreed(profile))
+        if self._state.has_waiting(profile):
+            self._apply(SeatsFreed(profile))
+
+    def leases_doubted(self, leases: tuple[Lease, ...]) -> None:
+        """The worker of these leases is in quarantine: their turns are moved elsewhere where nothing speaks against."""
+        self._apply(LeasesDoubted(leases))
+
+    def set_limit(self, profile: str, limit: int | None) -> None:
+        """At most so many turns of the profile run at once from now on; what runs goes on. None: as many as can.
+
+        Raises:
+            KeyError: there is no such profile.
+        """
+        if not self._state.knows(profile):
+            raise KeyError(profile)
+        self._apply(LimitSet(profile, limit))
+
+    def reconfigure(self, policies: Mapping[str, QueuePolicy], max_held: int | None) -> None:
+        """Go by these rules from now on. The queue of a profile that is not among them takes nothing more."""
+        self._apply(Reconfigured(policies, max_held))
 
     def drain(self) -> None:
         """Take no new job from now on; what waits and what runs goes on."""
-        self._is_draining = True
+        self._state.is_draining = True
 
     def cut_off(self) -> None:
         """Settle everything that still waits or runs."""
@@ -143,16 +157,26 @@ class Scheduler:
 
     def snapshot(self) -> list[QueueSnapshot]:
         """Every queue in numbers."""
-        return self._state.snapshot()
+        for profile in self._state.profiles():
+            self._state.see(profile, self._seats.outlook(profile))
+        return self._state.snapshot(self._loop.time())
+
+    # --- what tickets tell -----------------------------------------------------------------------------------
+
+    def _on_spoke(self, ticket: Ticket) -> None:
+        self._state.spoke(ticket.id)
+        self._observer.turn_spoke(ticket.job, ticket.attempts)
+
+    def _on_end(self, ticket_id: int, attempt: int, end: TurnEnd) -> None:
+        self._apply(TurnEnded(ticket_id, attempt, end))
+
+    def _on_overflow(self, ticket_id: int) -> None:
+        self._apply(BufferFilled(ticket_id))
+
+    def _on_abandon(self, ticket_id: int) -> None:
+        self._apply(ClientLeft(ticket_id))
 
     # --- inside ----------------------------------------------------------------------------------------------
-
-    def _reject(self, job: Job, reason: str, rejection: Rejected) -> None:
-        self._observer.job_rejected(job, reason)
-        raise rejection
-
-    def _on_turn_end(self, ticket_id: int, end: TurnEnd) -> None:
-        self._apply(TurnEnded(ticket_id, end))
 
     def _apply(self, stimulus: Stimulus) -> None:
         if self._inbox.put(stimulus):
@@ -161,50 +185,73 @@ class Scheduler:
                 self._idle.set()
 
     def _handle(self, stimulus: Stimulus) -> None:
-        """Give the core one stimulus, with the free seats of this moment, and carry out what it decides."""
+        """Give the core one stimulus, with the seats of this moment, and carry out what it decides."""
         now = self._loop.time()
-        if isinstance(stimulus, Submitted | SeatsFreed):
-            stimulus = stimulus._replace(free=self._seats.free(stimulus.profile))
-        for effect in self._state.handle(stimulus, now):
-            self._carry_out(effect, now)
-
-    def _carry_out(self, effect: Effect, now: float) -> None:
-        match effect:
-            case Start(ticket_id):
-                self._start(self._tickets[ticket_id], now)
-            case Interrupt(ticket_id):
-                lease = self._tickets[ticket_id].lease
-                if lease is not None:
-                    self._seats.interrupt(lease)
-            case Settle(ticket_id, outcome):
-                self._settle(self._tickets[ticket_id], outcome, now)
-            case Forget(ticket_id):
-                self._held -= self._tickets.pop(ticket_id).job.size
+        match stimulus:
+            case Submitted():
+                stimulus = stimulus._replace(free=self._seats.free(stimulus.job.profile))
+            case SeatsFreed(profile) | Looked(profile):
+                if not self._state.has_waiting(profile):
+                    return
+                self._state.see(profile, self._seats.outlook(profile))
+                stimulus = stimulus._replace(free=self._seats.free(profile))
             case _:
-                assert_never(effect)
+                pass
+        self._carry_out(self._state.handle(stimulus, now), now)
 
-    def _start(self, ticket: Ticket, now: float) -> None:
-        ticket.lease = self._seats.try_start(ticket.job.profile, ticket.job.turn, ticket)
-        if ticket.lease is None:
-            self._inbox.put(NotStarted(ticket.id))
-            return
-        ticket.started_at = now
-        self._observer.turn_started(ticket.job, now - ticket.submitted_at)
+    def _carry_out(self, effects: tuple[Effect, ...], now: float) -> None:
+        for effect in effects:
+            match effect:
+                case Start(ticket_id, attempt):
+                    self._start(self._tickets[ticket_id], attempt, now)
+                case Interrupt(lease):
+                    self._seats.interrupt(lease)
+                case Return(ticket_id, reason):
+                    self._return(self._tickets[ticket_id], reason)
+                case Settle(ticket_id, outcome):
+                    self._settle(self._tickets[ticket_id], outcome, now)
+                case Forget(ticket_id):
+                    del self._tickets[ticket_id]
+                case Look(profile):
+                    self._inbox.put(Looked(profile))
+                case Limited(profile, limit):
+                    self._observer.limit_changed(profile, limit)
+                case Closed(profile):
+                    self.on_queue_closed(profile)
+                case _:
+                    assert_never(effect)
+
+    def _start(self, ticket: Ticket, attempt: int, now: float) -> None:
+        avoid = self._state.avoided(ticket.id, now)
+        lease = self._seats.try_start(ticket.job.profile, ticket.job.turn, ticket.attempt(attempt), avoid)
+        if lease is None:
+            ticket.withdraw()
+            ticket.attempts = attempt - 1
+        else:
+            ticket.lease, ticket.started_at = lease, now
+            self._observer.turn_started(ticket.job, lease, attempt, now - ticket.submitted_at)
+        self._carry_out(self._state.started(ticket.id, lease, now), now)
+
+    def _return(self, ticket: Ticket, reason: str) -> None:
+        ticket.withdraw()
+        assert ticket.lease is not None  # noqa: S101 - it had a turn
+        self._observer.turn_returned(ticket.job, ticket.lease, ticket.attempts, reason)
 
     def _settle(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         started_at = ticket.started_at if ticket.started_at is not None else now
         ticket.settle(outcome)
-        self._observer.ticket_settled(ticket.job, outcome, started_at - ticket.submitted_at, now - started_at)
+        waited_s, ran_s = started_at - ticket.submitted_at, now - started_at
+        self._observer.ticket_settled(ticket.job, outcome, waited_s, ran_s, ticket.attempts)
 
     def _set_timer(self) -> None:
-        """One timer, for the earliest deadline."""
-        deadline = self._state.next_deadline()
-        if deadline == self._timer_at:
+        """One timer, for whatever is due first; one that would go off too early is left, which costs less."""
+        at = self._state.next_alarm()
+        if at is not None and self._timer_at is not None and self._timer_at <= at:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer)
-        self._timer_at = deadline
+        self._timer = None if at is None else self._loop.call_at(at, self._on_timer)
+        self._timer_at = at
 
     def _on_timer(self) -> None:
         self._timer = self._timer_at = None

@@ -1,30 +1,91 @@
-"""The scheduler's core: who waits, who runs, who is told what. Synchronous, without a clock, I/O or logging."""
+"""The scheduler's core: who waits, who runs, who is told what. Synchronous, without a clock, I/O or logging.
+
+A ticket has its turn in attempts. An attempt holds its seat until its end is told, whatever has become of the ticket
+meanwhile: it was given up, or it waits in front for another attempt. The ends of all but the latest are counted, and
+otherwise nobody's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, assert_never
 
 from pool.errors import IllegalTransition
-from pool.events import TurnEnd
+from pool.events import Fault, FaultKind, Trace, TurnEnd
+from pool.state import Lease, Outlook
 from pool.story import Story
-from scheduler.backlog import Backlog, Place
-from scheduler.model import Abandoned, CutOff, Ended, Expired, Outcome, Overrun
+from pool.worker_state import WorkerId
+from scheduler.alarms import Alarms
+from scheduler.backlog import Place
+from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
+from scheduler.model import (
+    SHARES,
+    Abandoned,
+    CrashesWorker,
+    CutOff,
+    Draining,
+    Ended,
+    Expired,
+    Job,
+    NotReady,
+    Outcome,
+    Overdue,
+    Overrun,
+    Penalized,
+    Priority,
+    QueueFull,
+    QueuePolicy,
+    Rejected,
+    Shed,
+)
+from scheduler.penalty import PenaltyBox, fingerprint
+from scheduler.profile_queue import ProfileQueue
+from scheduler.stimulus import (
+    BufferFilled,
+    ClientLeft,
+    CutOffReached,
+    LeasesDoubted,
+    LimitSet,
+    Looked,
+    Reconfigured,
+    SeatsFreed,
+    Stimulus,
+    Submitted,
+    Ticked,
+    TurnEnded,
+)
 
-SMOOTHING = 0.2
-MAX_RETRY_AFTER_S = 60.0
-"""Clients and balancers obey the hint: a guess must not send them away for an hour."""
-OUTPUT_WEIGHT = 2.0
-"""What a token of the answer costs beside one of the question."""
-FIRST_GUESS_TOKENS = 200.0
-FIRST_GUESS_S = 1.0
-"""How long a turn holds its seat, before any has been seen."""
+AVOID_S = 1.0
+"""How long a ticket that lost its turn waits for another worker than those it was lost on; after that any will do. For
+a worker that was overloaded this is time to recover, and where there is no other worker nothing is gained by more."""
+MARKS = 2
+"""Crashes after which it is the request and not the worker."""
+NOT_READY_S = 1.0
+"""When to ask again for a profile that is being removed."""
+
+NEWCOMER = Place(weight=SHARES[Priority.STANDARD])
+
+RETURNABLE = frozenset(
+    {
+        FaultKind.WORKER_LOST,
+        FaultKind.WORKER_REPLACED,
+        FaultKind.WORKER_OVERLOADED,
+        FaultKind.START_TIMEOUT,
+        FaultKind.FIRST_EVENT_TIMEOUT,
+        FaultKind.IDLE_TIMEOUT,
+        FaultKind.PROTOCOL,
+    }
+)
+"""Faults of the worker, not of the request: another worker may do better."""
+
+QUARANTINED = TurnEnd(fault=Fault(FaultKind.WORKER_REPLACED, "the worker was taken out of service"), trace=Trace.NONE)
+"""What a ticket was lost with whose worker was doubted."""
 
 
 class TicketState(StrEnum):
-    """WAITING and RUNNING tickets have no outcome yet; an ENDING one has, but its turn still holds a seat."""
+    """WAITING and RUNNING tickets have no outcome yet; an ENDING one has, but a turn of it still holds a seat."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -35,6 +96,7 @@ class TicketState(StrEnum):
 TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
     {
         (TicketState.WAITING, TicketState.RUNNING),
+        (TicketState.WAITING, TicketState.ENDING),
         (TicketState.WAITING, TicketState.OVER),
         (TicketState.RUNNING, TicketState.WAITING),
         (TicketState.RUNNING, TicketState.ENDING),
@@ -44,165 +106,164 @@ TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
 )
 
 
-# --- stimuli -----------------------------------------------------------------------------------------------------
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    started_at: float
+    lease: Lease | None = None
 
 
-class Submitted(NamedTuple):
-    """A job was admitted; `free` is the number of free seats of its profile at the moment of handling.
-
-    `tenant` is charged, in tokens divided by `weight`; `input_tokens` is a guess.
-    """
-
-    ticket: int
-    profile: str
-    expires_at: float
-    free: int = 0
-    tenant: str = ""
-    weight: float = 1.0
-    input_tokens: float = 0.0
-
-
-class SeatsFreed(NamedTuple):
-    """The pool has free seats for this profile; `free` as above."""
-
-    profile: str
-    free: int = 0
-
-
-class NotStarted(NamedTuple):
-    """The seat that this ticket was to get has gone in the same step."""
-
-    ticket: int
-
-
-class TurnEnded(NamedTuple):
-    """A running ticket's turn has come to its end."""
-
-    ticket: int
-    end: TurnEnd
-
-
-class ClientLeft(NamedTuple):
-    """Nobody waits for this ticket any more."""
-
-    ticket: int
-
-
-class BufferFilled(NamedTuple):
-    """This ticket's client does not keep up."""
-
-    ticket: int
-
-
-class Ticked(NamedTuple):
-    """Time has passed."""
-
-
-class CutOffReached(NamedTuple):
-    """The time to drain is over."""
-
-
-Stimulus = Submitted | SeatsFreed | NotStarted | TurnEnded | ClientLeft | BufferFilled | Ticked | CutOffReached
-
-
-# --- effects -----------------------------------------------------------------------------------------------------
-
-
-class Start(NamedTuple):
-    """Lease a seat and start this ticket's turn, in this very step."""
-
-    ticket: int
-
-
-class Interrupt(NamedTuple):
-    """Ask for the end of this ticket's turn."""
-
-    ticket: int
-
-
-class Settle(NamedTuple):
-    """This ticket's outcome: told once."""
-
-    ticket: int
-    outcome: Outcome
-
-
-class Forget(NamedTuple):
-    """This ticket is over."""
-
-    ticket: int
-
-
-Effect = Start | Interrupt | Settle | Forget
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Ticket:
     id: int
-    profile: str
-    submitted_at: float
+    job: Job
+    queue: ProfileQueue
     place: Place
-    started_at: float = 0.0
+    submitted_at: float
+    expires_at: float
+    """When it waits no longer."""
+    deadline_at: float
     state: TicketState = TicketState.WAITING
+    has_spoken: bool = False
+    tries: int = 0
+    attempts: dict[int, _Attempt] = field(default_factory=dict)
+    """Those that hold a seat, by number."""
+    lost_with: TurnEnd | None = None
+    lost_on: tuple[WorkerId, ...] = ()
+    avoids_until: float = 0.0
+    marks: int = 0
     story: Story = field(default_factory=lambda: Story(16))
 
 
-@dataclass(slots=True)
-class _Queue:
-    backlog: Backlog
-    running: int = 0
-    most_running: int = 0
-    """At once, ever: about the seats there are, also while workers are down."""
-    hold_s: float = FIRST_GUESS_S
-    output_tokens: float = FIRST_GUESS_TOKENS
-    """Of a turn, on average."""
-
-
 class QueueSnapshot(NamedTuple):
-    """One profile's queue in numbers; `hold_s` is how long a turn holds its seat on average."""
+    """One profile's queue in numbers.
+
+    `hold_s` is how long a turn holds its seat on average, `predicted_wait_s` what a new standard job would wait, and
+    `marked` how many tickets have crashed a worker once.
+    """
 
     profile: str
     waiting: int
     running: int
     hold_s: float
+    by_priority: dict[Priority, int]
+    oldest_wait_s: float
+    limit: int | None
+    predicted_wait_s: float
+    retry_tokens: float
+    is_overloaded: bool
+    marked: int
 
 
 class SchedulerState:
-    """Tickets and backlogs. `limits` gives each profile's largest backlog."""
+    """Tickets and queues. `key` makes fingerprints of requests useless to others."""
 
-    def __init__(self, limits: Mapping[str, int]) -> None:
-        self._queues = {profile: _Queue(Backlog(limit)) for profile, limit in limits.items()}
+    def __init__(self, policies: Mapping[str, QueuePolicy], *, max_held: int | None = None, key: bytes = b"") -> None:
+        self._queues = {profile: ProfileQueue(profile, policy) for profile, policy in policies.items()}
         self._tickets: dict[int, _Ticket] = {}
+        self._leases: dict[int, tuple[_Ticket, int]] = {}
+        self._suspects: dict[int, WorkerId] = {}
+        """Leases of tickets that have crashed a worker once, and where they run now."""
+        self._alarms = Alarms()
+        self._penalties = PenaltyBox()
+        self._key = key
+        self._max_held = max_held
+        self._held = 0
+        self.is_draining = False
+        """No new job is taken."""
 
     # --- questions -------------------------------------------------------------------------------------------
 
-    def would_overflow(self, profile: str, free: int) -> bool:
-        """One more job has neither a seat nor a place to wait."""
-        backlog = self._queues[profile].backlog
-        return backlog.is_full and free <= len(backlog)
+    def profiles(self) -> tuple[str, ...]:
+        """Those that have a queue."""
+        return tuple(self._queues)
+
+    def knows(self, profile: str) -> bool:
+        """There is a queue for this profile."""
+        return profile in self._queues
+
+    def has_waiting(self, profile: str) -> bool:
+        """Somebody waits for a seat of this profile."""
+        return profile in self._queues and self._queues[profile].waiting > 0
+
+    def starts_at_once(self, job: Job, free: int) -> bool:
+        """There is a seat for this job."""
+        return self._queues[job.profile].starts_at_once(job, free)
+
+    def refusal(self, job: Job, free: int, outlook: Outlook | None, now: float) -> tuple[str, Rejected] | None:
+        """Why the job is not taken, in a word and at length; None: it is. `outlook` only if it would have to wait."""
+        queue = self._queues.get(job.profile)
+        if self.is_draining:
+            retry_after_s = queue.retry_after_s() if queue is not None else NOT_READY_S
+            return "draining", Draining("the service is draining", retry_after_s)
+        if not self._penalties.is_empty(now):
+            until = self._penalties.until(fingerprint(self._key, job.tenant, job.turn), now)
+            if until is not None:
+                return "penalized", Penalized("this request has crashed its workers", until - now)
+        if queue is None or queue.is_closing:
+            return "not_ready", NotReady("the profile is being removed", NOT_READY_S)
+        queue.outlook = outlook or queue.outlook
+        if outlook is not None and outlook.down_s is not None:
+            return "not_ready", NotReady("no worker is up", outlook.down_s)
+        must_wait = not queue.starts_at_once(job, free)
+        if must_wait and (refusal := queue.refusal(job)) is not None:
+            return refusal
+        if self._max_held is not None and self._held + job.size > self._max_held and self._tickets:
+            return "too_much_text", QueueFull("too much text is being held", queue.retry_after_s())
+        return queue.hopeless(job) if must_wait else None
 
     def retry_after_s(self, profile: str) -> float:
         """When a seat is to be expected for one more job, from what turns took lately."""
-        queue = self._queues[profile]
-        return min(MAX_RETRY_AFTER_S, queue.hold_s * (len(queue.backlog) + 1) / max(1, queue.most_running))
+        return self._queues[profile].retry_after_s()
 
-    def next_deadline(self) -> float | None:
-        """When the next waiting ticket expires."""
-        deadlines = (queue.backlog.next_deadline() for queue in self._queues.values())
-        return min((at for at in deadlines if at is not None), default=None)
+    def avoided(self, ticket_id: int, now: float) -> Collection[WorkerId]:
+        """The workers that this ticket's next attempt must not run on."""
+        ticket = self._tickets[ticket_id]
+        lost_on = ticket.lost_on if now < ticket.avoids_until else ()
+        return {*lost_on, *self._suspects.values()} if ticket.marks else lost_on
+
+    def next_alarm(self) -> float | None:
+        """When `Ticked` is wanted next."""
+        return self._alarms.next_at()
 
     def is_idle(self) -> bool:
         """Nobody waits and nothing runs."""
         return not self._tickets
 
-    def snapshot(self) -> list[QueueSnapshot]:
+    def snapshot(self, now: float) -> list[QueueSnapshot]:
         """Every queue in numbers."""
-        return [QueueSnapshot(name, len(q.backlog), q.running, q.hold_s) for name, q in self._queues.items()]
+        return [self._row(queue, now) for queue in self._queues.values()]
 
     def story(self, ticket: int) -> str:
         """What happened to this ticket; "" once it is over."""
         record = self._tickets.get(ticket)
         return str(record.story) if record is not None else ""
+
+    # --- facts that are told in the very moment, whatever else is being handled ------------------------------
+
+    def see(self, profile: str, outlook: Outlook) -> None:
+        """What the profile has to offer now."""
+        self._queues[profile].outlook = outlook
+
+    def spoke(self, ticket_id: int) -> None:
+        """The ticket's client has been told something: from now on there is no second attempt."""
+        self._tickets[ticket_id].has_spoken = True
+
+    def started(self, ticket_id: int, lease: Lease | None, now: float) -> tuple[Effect, ...]:
+        """What came of a `Start`; None: there was no seat, or none on another worker than those avoided."""
+        ticket = self._tickets[ticket_id]
+        if lease is not None:
+            ticket.attempts[ticket.tries].lease = lease
+            self._leases[lease.id] = ticket, ticket.tries
+            if ticket.marks:
+                self._suspects[lease.id] = lease.worker
+            return ()
+        del ticket.attempts[ticket.tries]
+        ticket.tries -= 1
+        self._move(ticket, TicketState.WAITING, now)
+        self._set_alarm(ticket, now)
+        was_returned = ticket.lost_with is not None
+        ticket.queue.never_began(ticket_id, ticket.place, was_returned=was_returned)
+        return (Look(ticket.job.profile),) if was_returned else ()
 
     # --- decisions -------------------------------------------------------------------------------------------
 
@@ -210,21 +271,28 @@ class SchedulerState:
         """What has to be done now, in order."""
         effects: list[Effect] = []
         match stimulus:
-            case Submitted():
-                self._on_submitted(stimulus, now, effects)
-            case SeatsFreed(profile, free):
-                self._start(profile, free, now, effects)
-            case NotStarted(ticket_id):
-                self._on_not_started(self._tickets[ticket_id], now, effects)
-            case TurnEnded(ticket_id, end):
-                self._on_turn_ended(ticket_id, end, now, effects)
+            case Submitted(ticket_id, job, free):
+                self._on_submitted(ticket_id, job, free, now, effects)
+            case SeatsFreed(profile, free) | Looked(profile, free):
+                self._on_seats(profile, free, now, effects, is_news=isinstance(stimulus, SeatsFreed))
+            case TurnEnded(ticket_id, number, end):
+                self._on_turn_ended(ticket_id, number, end, now, effects)
+            case LeasesDoubted(leases):
+                self._on_doubted(leases, now, effects)
             case ClientLeft(ticket_id):
                 self._give_up(ticket_id, Abandoned(), now, effects)
             case BufferFilled(ticket_id):
                 self._give_up(ticket_id, Overrun(), now, effects)
             case Ticked():
-                for queue in self._queues.values():
-                    self._expire(queue, now, effects)
+                self._ring(now, effects)
+            case LimitSet(profile, limit):
+                queue = self._queues[profile]
+                queue.limit.configured = limit
+                self._note_limit(queue, effects)
+                effects.append(Look(profile))
+            case Reconfigured(policies, max_held):
+                self._max_held = max_held
+                self._on_reconfigured(policies, effects)
             case CutOffReached():
                 for ticket_id in list(self._tickets):
                     self._give_up(ticket_id, CutOff(), now, effects)
@@ -234,89 +302,252 @@ class SchedulerState:
 
     def validate(self) -> None:
         """Raise AssertionError when the state contradicts itself; for tests."""
+        attempts = 0
         for profile, queue in self._queues.items():
-            mine = [ticket for ticket in self._tickets.values() if ticket.profile == profile]
+            mine = [ticket for ticket in self._tickets.values() if ticket.queue is queue]
             waiting = {ticket.id for ticket in mine if ticket.state is TicketState.WAITING}
-            assert len(queue.backlog) == len(waiting)  # noqa: S101
-            assert all(ticket in queue.backlog for ticket in waiting)  # noqa: S101
-            assert queue.running == len(mine) - len(waiting)  # noqa: S101
-            assert all(ticket.state is not TicketState.OVER for ticket in mine)  # noqa: S101
+            assert queue.profile == profile  # noqa: S101
+            assert queue.tickets == len(mine)  # noqa: S101
+            assert waiting == {*queue.returned} | {each for each in waiting if each in queue.backlog}  # noqa: S101
+            assert queue.waiting == len(waiting)  # noqa: S101
+            assert queue.returned == sorted(queue.returned)  # noqa: S101
+            assert queue.blocked <= {*queue.returned}  # noqa: S101
+            assert queue.running == sum(len(ticket.attempts) for ticket in mine)  # noqa: S101
+            assert queue.marked == sum(ticket.marks > 0 for ticket in mine)  # noqa: S101
+            for ticket in mine:
+                assert ticket.state is not TicketState.OVER  # noqa: S101
+                assert (ticket.state is not TicketState.RUNNING) or ticket.tries in ticket.attempts  # noqa: S101
+                assert (ticket.state is not TicketState.ENDING) or ticket.attempts  # noqa: S101
+                attempts += len(ticket.attempts)
+        assert sum(queue.tickets for queue in self._queues.values()) == len(self._tickets)  # noqa: S101
+        assert len(self._leases) == attempts  # noqa: S101
+        assert self._suspects.keys() <= self._leases.keys()  # noqa: S101
+        assert self._held == sum(ticket.job.size for ticket in self._tickets.values())  # noqa: S101
 
-    # --- inside ----------------------------------------------------------------------------------------------
+    # --- stimuli ---------------------------------------------------------------------------------------------
 
-    def _on_submitted(self, job: Submitted, now: float, effects: list[Effect]) -> None:
+    def _on_submitted(self, ticket_id: int, job: Job, free: int, now: float, effects: list[Effect]) -> None:
         queue = self._queues[job.profile]
-        cost = job.input_tokens + OUTPUT_WEIGHT * queue.output_tokens
-        ticket = _Ticket(job.ticket, job.profile, now, Place(job.expires_at, job.tenant, job.weight, cost))
+        deadline_at = now + job.deadline_s if job.deadline_s is not None else float("inf")
+        expires_at = min(now + job.queue_budget_s, deadline_at)
+        ticket = _Ticket(ticket_id, job, queue, queue.place(job), now, expires_at, deadline_at)
         ticket.story.tell(now, "submitted")
-        self._tickets[job.ticket] = ticket
-        queue.backlog.push(job.ticket, ticket.place)
-        self._start(job.profile, job.free, now, effects)
+        self._tickets[ticket_id] = ticket
+        self._held += job.size
+        queue.tickets += 1
+        queue.push(ticket_id, ticket.place)
+        self._set_alarm(ticket, now)
+        self._dispatch(queue, free, now, effects)
 
-    def _start(self, profile: str, free: int, now: float, effects: list[Effect]) -> None:
-        """Work conservation: afterwards nobody waits while a seat is free."""
-        queue = self._queues[profile]
-        self._expire(queue, now, effects)
-        while free > 0 and (ticket_id := queue.backlog.pop()) is not None:
-            ticket = self._tickets[ticket_id]
-            self._move(ticket, TicketState.RUNNING, now)
-            ticket.started_at = now
-            queue.running += 1
-            queue.most_running = max(queue.most_running, queue.running)
-            free -= 1
-            effects.append(Start(ticket_id))
+    def _on_seats(self, profile: str, free: int, now: float, effects: list[Effect], *, is_news: bool) -> None:
+        queue = self._queues.get(profile)
+        if queue is not None:
+            if is_news:
+                queue.blocked.clear()
+            self._dispatch(queue, free, now, effects)
 
-    def _on_not_started(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:
-        """Back to where it was taken from, unless it has been given up meanwhile."""
-        queue = self._queues[ticket.profile]
-        queue.running -= 1
-        if ticket.state is TicketState.ENDING:
-            self._forget(ticket, now, effects)
-        else:
-            self._move(ticket, TicketState.WAITING, now)
-            queue.backlog.push_front(ticket.id, ticket.place)
-
-    def _on_turn_ended(self, ticket_id: int, end: TurnEnd, now: float, effects: list[Effect]) -> None:
+    def _on_turn_ended(self, ticket_id: int, number: int, end: TurnEnd, now: float, effects: list[Effect]) -> None:
+        """The end of the ticket's latest attempt decides its fate; that of an earlier one only frees its seat."""
         ticket = self._tickets.get(ticket_id)
-        if ticket is None or ticket.state is TicketState.WAITING:
+        attempt = ticket.attempts.pop(number, None) if ticket is not None else None
+        if ticket is None or attempt is None:
             return
-        queue = self._queues[ticket.profile]
-        queue.running -= 1
-        queue.hold_s += SMOOTHING * (now - ticket.started_at - queue.hold_s)
-        if end.usage is not None:
-            actual = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens
-            queue.output_tokens += SMOOTHING * (end.usage.output_tokens - queue.output_tokens)
-            queue.backlog.charge(ticket.place, actual - ticket.place.cost)
-        if ticket.state is TicketState.RUNNING:
-            effects.append(Settle(ticket_id, Ended(end)))
-        self._forget(ticket, now, effects)
+        queue = ticket.queue
+        if attempt.lease is not None:
+            del self._leases[attempt.lease.id]
+            self._suspects.pop(attempt.lease.id, None)
+        is_latest = number == ticket.tries and ticket.state is not TicketState.WAITING
+        queue.ended(ticket.place, end, now - attempt.started_at, now, is_charged=is_latest)
+        self._note_limit(queue, effects)
+        if is_latest and ticket.state is TicketState.RUNNING:
+            self._decide(ticket, attempt, end, now, effects)
+        elif ticket.state is TicketState.ENDING and not ticket.attempts:
+            self._forget(ticket, now, effects)
+        if queue.waiting:
+            effects.append(Look(queue.profile))
+
+    def _decide(self, ticket: _Ticket, attempt: _Attempt, end: TurnEnd, now: float, effects: list[Effect]) -> None:
+        """What becomes of a ticket whose turn has ended."""
+        if end.fault is not None and end.fault.kind is FaultKind.WORKER_LOST:
+            ticket.marks += 1
+            ticket.queue.marked += ticket.marks == 1
+        if ticket.marks >= MARKS:
+            penalty_s = ticket.queue.policy.penalty_s
+            if penalty_s > 0:
+                self._penalties.add(fingerprint(self._key, ticket.job.tenant, ticket.job.turn), now + penalty_s)
+            self._settle(ticket, CrashesWorker(), now, effects)
+        elif end.trace is Trace.NONE and self._may_return(ticket, end, now):
+            self._return(ticket, attempt, end, now, effects)
+        else:
+            self._settle(ticket, Ended(end), now, effects)
+
+    def _on_doubted(self, leases: tuple[Lease, ...], now: float, effects: list[Effect]) -> None:
+        for lease in leases:
+            ticket, number = self._leases.get(lease.id, (None, 0))
+            if ticket is None or ticket.state is not TicketState.RUNNING or number != ticket.tries:
+                continue
+            if self._may_return(ticket, QUARANTINED, now):
+                self._return(ticket, ticket.attempts[number], QUARANTINED, now, effects)
+                effects += (Interrupt(lease), Look(ticket.job.profile))
 
     def _give_up(self, ticket_id: int, outcome: Outcome, now: float, effects: list[Effect]) -> None:
         """Settle a ticket whose turn, if it runs, is of no more use; its seat is free when the turn has ended."""
         ticket = self._tickets.get(ticket_id)
         if ticket is None or ticket.state is TicketState.ENDING:
             return
-        effects.append(Settle(ticket_id, outcome))
         if ticket.state is TicketState.WAITING:
-            self._queues[ticket.profile].backlog.remove(ticket_id)
-            self._forget(ticket, now, effects)
+            ticket.queue.remove(ticket_id)
+            self._settle(ticket, outcome, now, effects)
         else:
-            self._move(ticket, TicketState.ENDING, now)
-            effects.append(Interrupt(ticket_id))
+            lease = ticket.attempts[ticket.tries].lease
+            self._settle(ticket, outcome, now, effects)
+            if lease is not None:
+                effects.append(Interrupt(lease))
 
-    def _expire(self, queue: _Queue, now: float, effects: list[Effect]) -> None:
-        for ticket_id in queue.backlog.pop_expired(now):
+    def _on_reconfigured(self, policies: Mapping[str, QueuePolicy], effects: list[Effect]) -> None:
+        for profile, policy in policies.items():
+            queue = self._queues.get(profile)
+            if queue is None:
+                self._queues[profile] = ProfileQueue(profile, policy)
+            else:
+                queue.adopt(policy)
+                queue.is_closing = False
+                self._note_limit(queue, effects)
+                effects.append(Look(profile))
+        for queue in [queue for profile, queue in self._queues.items() if profile not in policies]:
+            queue.is_closing = True
+            self._close_if_empty(queue, effects)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _dispatch(self, queue: ProfileQueue, free: int, now: float, effects: list[Effect]) -> None:
+        """Work conservation: afterwards nobody waits who could use a free seat."""
+        self._ring(now, effects)
+        room = queue.room(free)
+        for ticket_id in queue.returned.copy() if room > 0 else ():
             ticket = self._tickets[ticket_id]
-            effects.append(Settle(ticket_id, Expired(now - ticket.submitted_at, self.retry_after_s(ticket.profile))))
+            if room > 0 and ticket_id not in queue.blocked and not queue.backlog.is_capped(ticket.place):
+                queue.returned.remove(ticket_id)
+                queue.backlog.occupy(ticket.place)
+                self._begin(ticket, now, effects)
+                room -= 1
+        while room > 0 and (head := queue.backlog.head()) is not None:
+            ticket = self._tickets[head]
+            waited_s = now - ticket.submitted_at
+            if queue.sheds(waited_s, now):
+                queue.remove(head)
+                self._settle(ticket, Shed(waited_s, queue.retry_after_s()), now, effects)
+            else:
+                queue.backlog.take(head)
+                self._begin(ticket, now, effects)
+                room -= 1
+        self._note_limit(queue, effects)
+
+    def _begin(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:
+        self._move(ticket, TicketState.RUNNING, now)
+        ticket.tries += 1
+        ticket.attempts[ticket.tries] = _Attempt(now)
+        ticket.queue.began(now)
+        self._set_alarm(ticket, now)
+        effects.append(Start(ticket.id, ticket.tries))
+
+    def _may_return(self, ticket: _Ticket, end: TurnEnd, now: float) -> bool:
+        """Whether a turn that left no trace may be run again: the cheap reasons first, the budget last."""
+        return (
+            not ticket.has_spoken
+            and end.fault is not None
+            and end.fault.kind in RETURNABLE
+            and ticket.tries < ticket.queue.policy.attempts
+            and now < ticket.deadline_at
+            and ticket.queue.retries.take()
+        )
+
+    def _return(self, ticket: _Ticket, attempt: _Attempt, end: TurnEnd, now: float, effects: list[Effect]) -> None:
+        """To the front, with one more queue budget; nobody else was asked to wait for it."""
+        self._move(ticket, TicketState.WAITING, now)
+        ticket.lost_with = end
+        if attempt.lease is not None:
+            ticket.lost_on = (*ticket.lost_on, attempt.lease.worker)
+        ticket.avoids_until = now + AVOID_S
+        ticket.expires_at = min(now + ticket.job.queue_budget_s, ticket.deadline_at)
+        ticket.queue.push_returned(ticket.id)
+        self._set_alarm(ticket, now)
+        reason = "quarantined" if end is QUARANTINED else str(end.fault and end.fault.kind)
+        effects.append(Return(ticket.id, reason))
+
+    def _ring(self, now: float, effects: list[Effect]) -> None:
+        """Deal with every ticket for which it is time."""
+        for ticket_id in self._alarms.pop_due(now):
+            ticket = self._tickets[ticket_id]
+            if ticket.state is TicketState.RUNNING:
+                self._give_up(ticket_id, Overdue(), now, effects)
+            elif now >= ticket.expires_at:
+                ticket.queue.remove(ticket_id)
+                expired = Expired(now - ticket.submitted_at, ticket.queue.retry_after_s())
+                self._settle(ticket, Ended(ticket.lost_with) if ticket.lost_with else expired, now, effects)
+            else:  # any worker will do from now on
+                ticket.queue.blocked.discard(ticket_id)
+                self._set_alarm(ticket, now)
+                effects.append(Look(ticket.job.profile))
+
+    def _set_alarm(self, ticket: _Ticket, now: float) -> None:
+        at: float | None = None
+        if ticket.state is TicketState.WAITING:
+            at = ticket.expires_at if now >= ticket.avoids_until else min(ticket.expires_at, ticket.avoids_until)
+        elif ticket.state is TicketState.RUNNING and ticket.deadline_at != float("inf"):
+            at = ticket.deadline_at
+        self._alarms.set(ticket.id, at)
+
+    def _note_limit(self, queue: ProfileQueue, effects: list[Effect]) -> None:
+        limit = queue.limit_now()
+        if limit != queue.told_limit:
+            queue.told_limit = limit
+            effects.append(Limited(queue.profile, limit))
+
+    def _settle(self, ticket: _Ticket, outcome: Outcome, now: float, effects: list[Effect]) -> None:
+        """The outcome; the ticket is over too unless a turn of it still holds a seat."""
+        effects.append(Settle(ticket.id, outcome))
+        if ticket.attempts:
+            self._move(ticket, TicketState.ENDING, now)
+            self._set_alarm(ticket, now)
+        else:
             self._forget(ticket, now, effects)
 
     def _forget(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:
         self._move(ticket, TicketState.OVER, now)
+        self._set_alarm(ticket, now)
         del self._tickets[ticket.id]
+        self._held -= ticket.job.size
+        ticket.queue.tickets -= 1
+        ticket.queue.marked -= ticket.marks > 0
         effects.append(Forget(ticket.id))
+        self._close_if_empty(ticket.queue, effects)
+
+    def _close_if_empty(self, queue: ProfileQueue, effects: list[Effect]) -> None:
+        if queue.is_closing and not queue.tickets:
+            del self._queues[queue.profile]
+            effects.append(Closed(queue.profile))
 
     def _move(self, ticket: _Ticket, target: TicketState, now: float) -> None:
         if (ticket.state, target) not in TRANSITIONS:
             raise IllegalTransition(f"ticket {ticket.id}", ticket.state, target, str(ticket.story))
         ticket.state = target
         ticket.story.tell(now, target)
+
+    def _row(self, queue: ProfileQueue, now: float) -> QueueSnapshot:
+        counts = queue.by_priority()
+        counts.update(self._tickets[ticket_id].job.priority for ticket_id in queue.returned)
+        first = [ticket_id for ticket_id in (queue.backlog.oldest(), *queue.returned[:1]) if ticket_id is not None]
+        return QueueSnapshot(
+            queue.profile,
+            queue.waiting,
+            queue.running,
+            queue.hold_s,
+            dict(counts),
+            now - self._tickets[min(first)].submitted_at if first else 0.0,
+            queue.limit_now(),
+            queue.predicted_wait_s(NEWCOMER),
+            queue.retries.tokens,
+            queue.codel.is_overloaded(queue.codel_target_s, now),
+            queue.marked,
+        )

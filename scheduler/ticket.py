@@ -18,7 +18,8 @@ EVENT_OVERHEAD_BYTES = 64
 class Ticket:
     """Given to whoever submitted the job, who reads it to the end or abandons it.
 
-    `outcome` is None until there is one; then it never changes. One reader only.
+    `outcome` is None until there is one; then it never changes. `lease` is the latest that a turn of the job had, and
+    `attempts` how many it had. One reader only.
     """
 
     def __init__(
@@ -27,7 +28,8 @@ class Ticket:
         job: Job,
         now: float,
         *,
-        on_end: Callable[[int, TurnEnd], None],
+        on_spoke: Callable[[Ticket], None],
+        on_end: Callable[[int, int, TurnEnd], None],
         on_overflow: Callable[[int], None],
         on_abandon: Callable[[int], None],
     ) -> None:
@@ -37,9 +39,13 @@ class Ticket:
         self.submitted_at = now
         self.started_at: float | None = None
         self.lease: Lease | None = None
+        self.attempts = 0
+        self._on_spoke = on_spoke
         self._on_end = on_end
         self._on_overflow = on_overflow
         self._on_abandon = on_abandon
+        self._attempt: Attempt | None = None
+        self._has_spoken = False
         self._events: list[TurnEvent] = []
         self._buffered = 0
         self._largest = 0
@@ -64,13 +70,26 @@ class Ticket:
         """Nobody will read on: a waiting job is dropped, a running turn interrupted. Harmless once it is over."""
         self._on_abandon(self.id)
 
-    # --- the scheduler's side (a TurnSink) -------------------------------------------------------------------
+    # --- the scheduler's side --------------------------------------------------------------------------------
 
-    def push(self, event: TurnEvent) -> None:
-        """The turn's next event."""
-        if self.outcome is not None:
+    def attempt(self, number: int) -> Attempt:
+        """The sink of the job's next turn. From now on no other is heard."""
+        self.attempts = number
+        self._attempt = Attempt(self, number)
+        return self._attempt
+
+    def withdraw(self) -> None:
+        """The turn is lost; whatever it still says is not heard."""
+        self._attempt = self.started_at = None
+
+    def push(self, source: Attempt, event: TurnEvent) -> None:
+        """The next event, unless it is of a turn that was lost."""
+        if self.outcome is not None or source is not self._attempt:
             return
         self._events.append(event)
+        if not self._has_spoken:
+            self._has_spoken = True
+            self._on_spoke(self)
         size = EVENT_OVERHEAD_BYTES + _size(event)
         self._buffered += size
         self._largest = max(self._largest, size)
@@ -78,9 +97,9 @@ class Ticket:
             self._on_overflow(self.id)
         self._wake()
 
-    def end(self, end: TurnEnd) -> None:
-        """The turn's end."""
-        self._on_end(self.id, end)
+    def end(self, number: int, end: TurnEnd) -> None:
+        """The end of one turn."""
+        self._on_end(self.id, number, end)
 
     def settle(self, outcome: Outcome) -> None:
         """The ticket's outcome."""
@@ -91,6 +110,24 @@ class Ticket:
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+class Attempt:
+    """One turn's way to its ticket (a TurnSink): a turn that was lost must not write into the next one's answer."""
+
+    __slots__ = ("_number", "_ticket")
+
+    def __init__(self, ticket: Ticket, number: int) -> None:
+        self._ticket = ticket
+        self._number = number
+
+    def push(self, event: TurnEvent) -> None:
+        """The turn's next event."""
+        self._ticket.push(self, event)
+
+    def end(self, end: TurnEnd) -> None:
+        """The turn's end."""
+        self._ticket.end(self._number, end)
 
 
 def _size(event: TurnEvent) -> int:

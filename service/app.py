@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from pool.pool import Pool
+from scheduler.model import QueuePolicy
 from scheduler.scheduler import Scheduler
 from service import __version__
 from service.admission import Keyring
@@ -27,8 +28,8 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     specs = profiles(settings, environ)
     observability = Observability()
     pool = Pool(specs, settings.state_dir, __version__, observer=observability)
-    limits = {name: profile.queue_max for name, profile in settings.profiles.items()}
-    scheduler = Scheduler(pool, limits, observability, max_held=settings.server.max_held_bytes)
+    policies = {name: QueuePolicy(profile.queue_max) for name, profile in settings.profiles.items()}
+    scheduler = Scheduler(pool, policies, observability, max_held=settings.server.max_held_bytes)
     pool.on_freed = scheduler.seats_freed
     observability.watch(pool, scheduler)
     return Service(settings, Keyring(settings), Routes(settings), pool, scheduler, observability)

@@ -23,7 +23,7 @@ from pool.events import TurnEnd
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
 from pool.worker_state import WorkerId, WorkerState
-from scheduler.model import Abandoned, CutOff, Ended, Expired, Job, Outcome, Overrun
+from scheduler.model import Abandoned, CrashesWorker, CutOff, Ended, Expired, Job, Outcome, Overdue, Overrun, Shed
 from scheduler.observer import SchedulerObserver
 from scheduler.scheduler import Scheduler
 
@@ -93,6 +93,12 @@ def outcome_label(outcome: Outcome) -> str:
             return "slow_client"
         case CutOff():
             return "cut_off"
+        case Shed():
+            return "queue_shed"
+        case Overdue():
+            return "deadline_exceeded"
+        case CrashesWorker():
+            return "request_crashes_worker"
 
 
 class _Children(Generic[M]):
@@ -181,7 +187,14 @@ class Observability(PoolObserver, SchedulerObserver):
     def job_rejected(self, job: Job, reason: str) -> None:
         self._rejected(job.profile, reason).inc()
 
-    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float) -> None:
+    def ticket_settled(
+        self,
+        job: Job,
+        outcome: Outcome,
+        waited_s: float,
+        ran_s: float,
+        attempts: int,  # noqa: ARG002 - only the log at level debug tells it
+    ) -> None:
         self._turns(job.profile, outcome_label(outcome)).inc()
         self._wait_s(job.profile).observe(waited_s)
         self._turn_s(job.profile).observe(ran_s)

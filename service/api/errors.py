@@ -13,7 +13,24 @@ import msgspec
 
 from pool.events import Fault, FaultKind, Finish
 from pool.protocol.messages import replace_surrogates
-from scheduler.model import Abandoned, CutOff, Draining, Ended, Expired, Outcome, Overrun, Rejected
+from scheduler.model import (
+    Abandoned,
+    CrashesWorker,
+    CutOff,
+    Draining,
+    Ended,
+    Expired,
+    NotReady,
+    Outcome,
+    Overdue,
+    Overrun,
+    Penalized,
+    QueueFull,
+    Rejected,
+    Shed,
+    TenantQueueFull,
+    WaitTooLong,
+)
 
 Jitter = Callable[[], float]
 """A number in [0, 1): how much of the spread is added to a retry hint."""
@@ -215,10 +232,27 @@ def from_fault(fault: Fault, *, jitter: Jitter = random) -> ApiError:
     )
 
 
+REJECTIONS: dict[type[Rejected], _Row] = {
+    Draining: _Row(503, _UNAVAILABLE, "draining", _AGAIN, ""),
+    Penalized: _Row(422, _INVALID, "request_crashes_worker", _FINAL, ""),
+    NotReady: _Row(503, _UNAVAILABLE, "worker_not_ready", _AGAIN, ""),
+    TenantQueueFull: _Row(429, "rate_limit_error", "tenant_queue_full", _AGAIN, ""),
+    QueueFull: _Row(503, _UNAVAILABLE, "queue_full", _AGAIN, ""),
+    WaitTooLong: _Row(503, _UNAVAILABLE, "queue_wait_too_long", _AGAIN, ""),
+}
+
+
 def from_rejection(rejection: Rejected, *, jitter: Jitter = random) -> ApiError:
     """What the client is told when the scheduler did not take the job."""
-    code = "draining" if isinstance(rejection, Draining) else "queue_full"
-    return _unavailable(code, str(rejection), rejection.retry_after_s, jitter)
+    row = REJECTIONS[type(rejection)]
+    return ApiError(
+        status=row.status,
+        message=str(rejection),
+        type=row.type,
+        code=row.code,
+        retryable=row.retryable,
+        retry_after_s=_spread(rejection.retry_after_s, jitter),
+    )
 
 
 def from_outcome(outcome: Outcome, *, jitter: Jitter = random) -> ApiError | None:
@@ -237,6 +271,20 @@ def from_outcome(outcome: Outcome, *, jitter: Jitter = random) -> ApiError | Non
             )
         case Expired():
             return _unavailable("queue_timeout", "no worker came free in time", outcome.retry_after_s, jitter)
+        case Shed():
+            return _unavailable("queue_shed", "too many wait too long", outcome.retry_after_s, jitter)
+        case Overdue():
+            return ApiError(
+                status=504, message="the deadline has passed", type=_TIMEOUT, code="deadline_exceeded", retryable=False
+            )
+        case CrashesWorker():
+            return ApiError(
+                status=500,
+                message="the request crashes its workers",
+                type=_SERVER,
+                code="request_crashes_worker",
+                retryable=False,
+            )
         case CutOff():
             return _unavailable("draining", "the service is stopping", CUT_OFF_RETRY_S, jitter)
         case Overrun():

@@ -1,86 +1,134 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler.backlog import Backlog, Place
+from scheduler.backlog import REMEMBERED, Backlog, Place
+from scheduler.model import SHARES, Priority
 from tests.support.examples import trying
 
-LIMIT = 4
 picks = st.integers(0, 10**6)
+CAPS = {"free": None, "one": 1, "two": 2}
+
+
+@dataclass
+class Waiting:
+    """A ticket that waits, as the model sees it."""
+
+    ticket: int
+    place: Place
 
 
 class BacklogMachine(RuleBasedStateMachine):
-    """Against a plain list of (ticket, deadline) in order of arrival."""
+    """Against a plain list in order of arrival, and a list of turns."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.real = Backlog(LIMIT)
-        self.model: list[tuple[int, float]] = []
+        self.real = Backlog()
+        self.waiting: list[Waiting] = []
+        self.running: list[Place] = []
         self.ids = itertools.count(1)
-        self.now = 0.0
 
-    @rule(budget=st.integers(0, 10))
-    def push(self, budget: int) -> None:
-        ticket = next(self.ids)
-        self.real.push(ticket, Place(self.now + budget))
-        self.model.append((ticket, self.now + budget))
+    def may_run(self, tenant: str) -> bool:
+        cap = CAPS[tenant]
+        return cap is None or sum(place.tenant == tenant for place in self.running) < cap
 
-    @rule()
-    def pop(self) -> None:
-        expected = self.model.pop(0)[0] if self.model else None
-        assert self.real.pop() == expected
+    @rule(tenant=st.sampled_from(sorted(CAPS)), priority=st.sampled_from(Priority), cost=st.integers(1, 50))
+    def push(self, tenant: str, priority: Priority, cost: int) -> None:
+        one = Waiting(next(self.ids), Place(tenant, priority, SHARES[priority], float(cost), CAPS[tenant]))
+        self.real.push(one.ticket, one.place)
+        self.waiting.append(one)
 
-    @precondition(lambda self: self.model)
+    @rule(is_undone=st.booleans())
+    def take(self, is_undone: bool) -> None:
+        """Invariants 4 and 7: whoever may run is found, the first of its flow."""
+        head = self.real.head()
+        able = [one for one in self.waiting if self.may_run(one.place.tenant)]
+        assert (head is None) is (not able)
+        if head is None:
+            return
+        (one,) = (each for each in able if each.ticket == head)
+        flow = (one.place.tenant, one.place.priority)
+        assert one is next(each for each in self.waiting if (each.place.tenant, each.place.priority) == flow)
+        self.real.take(head)
+        if is_undone:
+            self.real.put_back(head, one.place)
+            assert self.real.head() == head
+        else:
+            self.waiting.remove(one)
+            self.running.append(one.place)
+
+    @rule(tenant=st.sampled_from(sorted(CAPS)))
+    def occupy(self, tenant: str) -> None:
+        if self.may_run(tenant):
+            place = Place(tenant, seats=CAPS[tenant])
+            self.real.occupy(place)
+            self.running.append(place)
+
+    @precondition(lambda self: self.running)
+    @rule(pick=picks, surplus=st.integers(-5, 50))
+    def vacate(self, pick: int, surplus: int) -> None:
+        self.real.vacate(self.running.pop(pick % len(self.running)), float(surplus))
+
+    @precondition(lambda self: self.waiting)
     @rule(pick=picks)
     def remove(self, pick: int) -> None:
-        ticket, _ = self.model.pop(pick % len(self.model))
-        assert self.real.remove(ticket)
-        assert not self.real.remove(ticket)
-
-    @rule(seconds=st.integers(0, 6))
-    def expire(self, seconds: int) -> None:
-        self.now += seconds
-        expired = self.real.pop_expired(self.now)
-        assert set(expired) == {ticket for ticket, at in self.model if at <= self.now}
-        deadlines = dict(self.model)
-        assert [deadlines[ticket] for ticket in expired] == sorted(deadlines[ticket] for ticket in expired)
-        self.model = [(ticket, at) for ticket, at in self.model if at > self.now]
+        self.real.remove(self.waiting.pop(pick % len(self.waiting)).ticket)
 
     @invariant()
     def what_can_be_asked_agrees(self) -> None:
-        assert len(self.real) == len(self.model)
-        assert self.real.is_full == (len(self.model) >= LIMIT)
-        assert all(ticket in self.real for ticket, _ in self.model)
+        tickets = [one.ticket for one in self.waiting]
+        assert len(self.real) == len(tickets)
+        assert all(ticket in self.real for ticket in tickets)
         assert 0 not in self.real
-        assert self.real.next_deadline() == min((at for _, at in self.model), default=None)
+        assert self.real.oldest() == min(tickets, default=None)
+        for priority, count in self.real.by_priority().items():
+            assert count == sum(one.place.priority is priority for one in self.waiting)
+        for tenant, cap in CAPS.items():
+            assert self.real.waiting(tenant) == sum(one.place.tenant == tenant for one in self.waiting)
+            assert self.real.running(tenant) == sum(place.tenant == tenant for place in self.running)
+            assert self.real.is_capped(Place(tenant, seats=cap)) is not self.may_run(tenant)
+
+    @invariant()
+    def a_new_ticket_is_expected_behind_its_own_and_not_behind_everybody(self) -> None:
+        flows = {(one.place.tenant, one.place.priority) for one in self.waiting}
+        weight = sum(SHARES[priority] for _, priority in flows)
+        for tenant, priority in itertools.product(CAPS, Priority):
+            share = SHARES[priority]
+            own = sum((one.place.tenant, one.place.priority) == (tenant, priority) for one in self.waiting)
+            total = weight + (0.0 if (tenant, priority) in flows else share)
+            position = self.real.position(Place(tenant, priority, share))
+            assert abs(position - min(len(self.waiting) + 1, (own + 1) * total / share)) < 1e-9
+
+    @invariant()
+    def only_tenants_with_jobs_or_debts_are_known(self) -> None:
+        busy = {one.place.tenant for one in self.waiting} | {place.tenant for place in self.running}
+        assert self.real._tenants.keys() - self.real._resting.keys() == busy
 
 
 TestBacklog = BacklogMachine.TestCase
-TestBacklog.settings = trying(1, steps=40)
+TestBacklog.settings = trying(2, steps=40)
 
 
-def test_a_backlog_of_no_places_is_always_full() -> None:
-    assert Backlog(0).is_full
-
-
-def test_deadlines_of_tickets_long_gone_take_no_memory() -> None:
-    backlog = Backlog(10)
+def test_tenants_that_are_gone_take_no_memory() -> None:
+    backlog = Backlog()
     for ticket in range(10_000):
-        backlog.push(ticket, Place(1e9))
-        assert backlog.pop() == ticket
-    assert len(backlog._deadlines) < 100
-    assert backlog.next_deadline() is None
+        place = Place(f"tenant-{ticket}", cost=1.0 + ticket % 7)
+        backlog.push(ticket, place)
+        backlog.take(ticket)
+        backlog.vacate(place)
+    assert len(backlog._tenants) <= REMEMBERED + 1
+    assert len(backlog._resting) <= REMEMBERED
+    assert len(backlog._order) < 100
+    assert backlog.head() is None
 
 
-def test_the_tidied_deadlines_are_those_of_the_tickets_that_wait() -> None:
-    backlog = Backlog(1000)
-    for ticket in range(500):
-        backlog.push(ticket, Place(1000.0 - ticket))
-    for ticket in range(490):
+def test_a_tenant_that_left_without_a_turn_is_forgotten_at_once() -> None:
+    backlog = Backlog()
+    for ticket in range(10):
+        backlog.push(ticket, Place(f"tenant-{ticket}"))
         backlog.remove(ticket)
-    backlog.push(500, Place(600.0))
-    assert backlog.next_deadline() == 1000.0 - 499
-    assert backlog.pop_expired(600.0) == [*range(499, 489, -1), 500]
+    assert not backlog._tenants

@@ -8,24 +8,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.events import Finish, TurnEnd, Usage
+from pool.state import Lease
+from pool.worker_state import WorkerId
 from scheduler.backlog import Backlog, Place
-from scheduler.state import NotStarted, SchedulerState, SeatsFreed, Start, Submitted, TurnEnded
-
-NEVER = 1e9
+from scheduler.effect import Start
+from scheduler.model import SHARES, Priority, QueuePolicy
+from scheduler.state import SchedulerState
+from scheduler.stimulus import SeatsFreed, Submitted, TurnEnded
+from tests.support.jobs import a_job
 
 
 def queue(backlog: Backlog, tenant: str, tickets: range, *, weight: float = 1.0, cost: float = 10.0) -> None:
     for ticket in tickets:
-        backlog.push(ticket, Place(NEVER, tenant, weight, cost))
+        backlog.push(ticket, Place(tenant, weight=weight, cost=cost))
 
 
 def popped(backlog: Backlog, count: int) -> list[int]:
-    tickets = [backlog.pop() for _ in range(count)]
-    return [ticket for ticket in tickets if ticket is not None]
+    """Who goes next, as many as there are."""
+    tickets: list[int] = []
+    while len(tickets) < count and (ticket := backlog.head()) is not None:
+        backlog.take(ticket)
+        tickets.append(ticket)
+    return tickets
 
 
 def test_a_tenant_with_one_job_does_not_wait_for_the_fifty_of_another() -> None:
-    backlog = Backlog(100)
+    backlog = Backlog()
     queue(backlog, "elephant", range(50))
     assert popped(backlog, 10) == list(range(10))
     queue(backlog, "mouse", range(100, 101))
@@ -33,14 +41,14 @@ def test_a_tenant_with_one_job_does_not_wait_for_the_fifty_of_another() -> None:
 
 
 def test_two_tenants_who_both_wait_take_turns_and_each_goes_in_order() -> None:
-    backlog = Backlog(100)
+    backlog = Backlog()
     queue(backlog, "a", range(5))
     queue(backlog, "b", range(10, 15))
     assert popped(backlog, 10) == [0, 10, 1, 11, 2, 12, 3, 13, 4, 14]
 
 
 def test_weights_are_shares() -> None:
-    backlog = Backlog(1000)
+    backlog = Backlog()
     queue(backlog, "heavy", range(300), weight=3.0)
     queue(backlog, "light", range(300, 600))
     served = Counter("heavy" if ticket < 300 else "light" for ticket in popped(backlog, 200))
@@ -48,7 +56,7 @@ def test_weights_are_shares() -> None:
 
 
 def test_dear_jobs_are_fewer_jobs() -> None:
-    backlog = Backlog(1000)
+    backlog = Backlog()
     queue(backlog, "long", range(300), cost=90.0)
     queue(backlog, "short", range(300, 600), cost=10.0)
     served = Counter("long" if ticket < 300 else "short" for ticket in popped(backlog, 100))
@@ -56,7 +64,7 @@ def test_dear_jobs_are_fewer_jobs() -> None:
 
 
 def test_a_pause_saves_up_no_credit() -> None:
-    backlog = Backlog(1000)
+    backlog = Backlog()
     queue(backlog, "busy", range(200))
     popped(backlog, 100)
     queue(backlog, "rested", range(500, 520))
@@ -64,7 +72,7 @@ def test_a_pause_saves_up_no_credit() -> None:
 
 
 def test_a_short_pause_pays_off_no_debt() -> None:
-    backlog = Backlog(1000)
+    backlog = Backlog()
     queue(backlog, "other", range(100))
     queue(backlog, "greedy", range(500, 501), cost=50.0)
     assert 500 in popped(backlog, 2)
@@ -74,11 +82,11 @@ def test_a_short_pause_pays_off_no_debt() -> None:
 
 
 def test_a_tenant_whose_jobs_were_all_taken_out_is_in_nobodys_way() -> None:
-    backlog = Backlog(10)
+    backlog = Backlog()
     queue(backlog, "left", range(3))
     queue(backlog, "stays", range(10, 12))
     for ticket in range(3):
-        assert backlog.remove(ticket)
+        backlog.remove(ticket)
     assert popped(backlog, 5) == [10, 11]
     queue(backlog, "left", range(3, 4))
     assert popped(backlog, 2) == [3]
@@ -93,10 +101,10 @@ def test_two_tenants_who_always_wait_differ_by_two_jobs_at_most(
     jobs: list[tuple[bool, float]], weights: tuple[float, float], surprises: list[float]
 ) -> None:
     """Also when a job turns out to cost up to four times what was guessed: the bound is that of the true costs."""
-    backlog = Backlog(10_000)
+    backlog = Backlog()
     places: dict[int, Place] = {}
     for ticket, (is_first, cost) in enumerate([*jobs, *[(True, 100.0), (False, 100.0)] * len(jobs)]):
-        places[ticket] = Place(NEVER, "ab"[not is_first], weights[not is_first], cost)
+        places[ticket] = Place("ab"[not is_first], weight=weights[not is_first], cost=cost)
         backlog.push(ticket, places[ticket])
     served: dict[str, float] = defaultdict(float)
     bound = 2 * 4 * 100.0 / min(weights)
@@ -104,37 +112,60 @@ def test_two_tenants_who_always_wait_differ_by_two_jobs_at_most(
         (next_one,) = popped(backlog, 1)
         place = places[next_one]
         actual = place.cost * (1.0 + surprises[step % len(surprises)])
-        backlog.charge(place, actual - place.cost)
+        backlog.vacate(place, actual - place.cost)
         served[place.tenant] += actual / place.weight
         assert abs(served["a"] - served["b"]) <= bound
+
+
+# --- classes -----------------------------------------------------------------------------------------------------
+
+
+def test_classes_of_one_tenant_share_eight_to_four_to_one() -> None:
+    backlog = Backlog()
+    for number, priority in enumerate(Priority):
+        for ticket in range(1000 * number, 1000 * number + 300):
+            backlog.push(ticket, Place("tenant", priority, SHARES[priority], 10.0))
+    served = Counter(ticket // 1000 for ticket in popped(backlog, 260))
+    assert served == {0: 160, 1: 80, 2: 20}
+
+
+def test_a_key_with_twice_the_weight_has_twice_the_part_of_each_class() -> None:
+    state = SchedulerState({"main": QueuePolicy(10_000, codel_target_s=0)})
+    shapes = [(tenant, weight, priority) for tenant, weight in (("big", 2.0), ("small", 1.0)) for priority in Priority]
+    for number in range(1200):
+        for place, (tenant, weight, priority) in enumerate(shapes):
+            state.handle(Submitted(number * 10 + place, a_job(tenant=tenant, weight=weight, priority=priority)), 0.0)
+    started = [effect.ticket % 10 for effect in state.handle(SeatsFreed("main", 390), 1.0) if isinstance(effect, Start)]
+    served = Counter(shapes[place] for place in started)
+    assert [served[shape] for shape in shapes] == [160, 80, 20, 80, 40, 10]
 
 
 # --- in the core -------------------------------------------------------------------------------------------------
 
 
 def test_what_a_turn_really_cost_decides_who_goes_next() -> None:
-    state = SchedulerState({"main": 100})
+    state = SchedulerState({"main": QueuePolicy(100, codel_target_s=0)})
     for number in range(10):
-        state.handle(Submitted(number, "main", NEVER, 0, "talker"), 0.0)
-        state.handle(Submitted(100 + number, "main", NEVER, 0, "listener"), 0.0)
+        state.handle(Submitted(number, a_job(tenant="talker")), 0.0)
+        state.handle(Submitted(100 + number, a_job(tenant="listener")), 0.0)
     order = []
     for step in range(12):
         (start,) = state.handle(SeatsFreed("main", 1), float(step))
         assert isinstance(start, Start)
+        state.started(start.ticket, Lease(step, WorkerId("main", 0, 1)), float(step))
         order.append("talker" if start.ticket < 100 else "listener")
         tokens = 5000 if start.ticket < 100 else 10
         end = TurnEnd(finish=Finish.STOP, usage=Usage(input_tokens=10, output_tokens=tokens))
-        state.handle(TurnEnded(start.ticket, end), step + 0.5)
+        state.handle(TurnEnded(start.ticket, 1, end), step + 0.5)
         state.validate()
     assert Counter(order)["listener"] == 10, "all of them before the talker's second or third"
     assert order.count("talker") == 2
 
 
 def test_a_job_whose_seat_has_gone_is_not_charged_for_it() -> None:
-    state = SchedulerState({"main": 100})
-    state.handle(Submitted(1, "main", NEVER, 1, "a"), 0.0)
+    state = SchedulerState({"main": QueuePolicy(100)})
+    state.handle(Submitted(1, a_job(tenant="a"), 1), 0.0)
     for ticket, tenant in ((2, "a"), (3, "b")):
-        state.handle(Submitted(ticket, "main", NEVER, 0, tenant), 0.0)
-    state.handle(NotStarted(1), 0.0)
-    assert state.handle(SeatsFreed("main", 1), 1.0) == (Start(1),)
-    state.validate()
+        state.handle(Submitted(ticket, a_job(tenant=tenant)), 0.0)
+    assert state.started(1, None, 0.0) == ()
+    assert state.handle(SeatsFreed("main", 1), 1.0) == (Start(1, 1),)

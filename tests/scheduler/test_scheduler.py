@@ -1,49 +1,87 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from pool.events import Fault, FaultKind, TextDelta, TurnEnd, TurnEvent, TurnRequest
-from scheduler.model import Abandoned, CutOff, Draining, Ended, Expired, Job, Outcome, Overrun, QueueFull
+from pool.events import FaultKind, TextDelta, Trace, TurnEvent
+from pool.state import Lease
+from scheduler.model import (
+    Abandoned,
+    CutOff,
+    Draining,
+    Ended,
+    Expired,
+    Job,
+    NotReady,
+    Outcome,
+    Overdue,
+    Overrun,
+    QueueFull,
+    QueuePolicy,
+    Rejected,
+)
 from scheduler.observer import SchedulerObserver
 from scheduler.scheduler import Scheduler
 from scheduler.ticket import BUFFER_BYTES, Ticket
-from tests.support.fake_seats import INTERRUPTED, STOP, FakeSeats, FakeTurn
+from tests.support.fake_seats import INTERRUPTED, STOP, FakeSeats, FakeTurn, lost
+from tests.support.jobs import a_job
 from tests.support.virtual_time import START_AT, in_virtual_time, pass_time
 
-LOST = TurnEnd(fault=Fault(FaultKind.WORKER_LOST, "gone"))
+LOST = lost(trace=Trace.SPOKEN)
+SILENT = lost(FaultKind.WORKER_REPLACED)
 
 
 class Recording(SchedulerObserver):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
+        self.admitted: list[str] = []
         self.rejected: list[tuple[str, str]] = []
         self.started: list[tuple[str, float]] = []
+        self.turns: list[tuple[str, str, int]] = []
+        """What was told of turns: the event, the job and the attempt."""
         self.settled: list[tuple[str, Outcome, float, float]] = []
+        self.attempts: list[int] = []
+        self.limits: list[tuple[str, int | None]] = []
+
+    def job_admitted(self, job: Job) -> None:
+        self.admitted.append(job.id)
 
     def job_rejected(self, job: Job, reason: str) -> None:
         self.rejected.append((job.id, reason))
 
-    def turn_started(self, job: Job, waited_s: float) -> None:
+    def turn_started(self, job: Job, lease: Lease, attempt: int, waited_s: float) -> None:
         self.started.append((job.id, waited_s))
+        self.turns.append((f"started on {lease.worker}", job.id, attempt))
 
-    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float) -> None:
+    def turn_spoke(self, job: Job, attempt: int) -> None:
+        self.turns.append(("spoke", job.id, attempt))
+
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+        self.turns.append((f"{reason} on {lease.worker}", job.id, attempt))
+
+    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
         self.settled.append((job.id, outcome, waited_s, ran_s))
+        self.attempts.append(attempts)
+
+    def limit_changed(self, profile: str, limit: int | None) -> None:
+        self.limits.append((profile, limit))
 
 
 class House:
     """A scheduler over fake seats, and what was seen of it."""
 
-    def __init__(self, *, seats: int = 1, limit: int = 10) -> None:
+    def __init__(self, *, seats: int = 1, limit: int = 10, max_held: int | None = None, **policy: Any) -> None:
         self.seats = FakeSeats(main=seats, other=0)
         self.seen = Recording()
-        self.scheduler = Scheduler(self.seats, {"main": limit, "other": limit}, self.seen)
+        rules = QueuePolicy(limit, **policy)
+        self.scheduler = Scheduler(self.seats, {"main": rules, "other": rules}, self.seen, max_held=max_held)
         self.seats.on_freed = self.scheduler.seats_freed
 
-    def submit(self, name: str = "job", *, budget_s: float = 10.0, profile: str = "main") -> Ticket:
-        return self.scheduler.submit(Job(name, profile, "tenant", TurnRequest("m", name, ()), budget_s))
+    def submit(self, name: str = "job", *, budget_s: float = 10.0, **changes: Any) -> Ticket:
+        return self.scheduler.submit(a_job(name, budget_s=budget_s, **changes))
 
     def running(self) -> list[str]:
         """The names of the jobs whose turns were started, in order."""
@@ -160,7 +198,7 @@ async def test_a_job_whose_seat_goes_while_another_takes_one_waits_for_the_next(
 
     def lose_the_other(_turn: FakeTurn) -> None:
         house.seats.at_start = lambda _next: None
-        house.seats._free["main"] = 0
+        house.seats.loses("main")
 
     house.seats.at_start = lose_the_other
     house.seats.frees("main", 2)
@@ -331,22 +369,20 @@ async def test_a_slow_client_is_nobody_elses_trouble() -> None:
 
 @in_virtual_time
 async def test_all_jobs_together_hold_so_much_text_and_no_more() -> None:
-    seats = FakeSeats(main=1)
-    scheduler = Scheduler(seats, {"main": 10}, max_held=100)
-    seats.on_freed = scheduler.seats_freed
+    house = House(max_held=100)
 
     def submit(size: int) -> Ticket:
-        return scheduler.submit(Job("job", "main", "tenant", TurnRequest("m", "", ()), 10.0, size))
+        return house.submit(size=size)
 
     running, waiting = submit(60), submit(40)
     with pytest.raises(QueueFull):
         submit(1)
     waiting.abandon()
     submit(40).abandon()
-    seats.finishes(0)
+    house.seats.finishes(0)
     assert running.outcome == Ended(STOP)
     submit(1000).abandon()
-    seats.finishes(1, INTERRUPTED)
+    house.seats.finishes(1, INTERRUPTED)
     submit(100)
 
 
@@ -466,3 +502,186 @@ async def test_the_numbers_tell_who_waits_and_who_runs() -> None:
     main, other = house.scheduler.snapshot()
     assert (main.profile, main.waiting, main.running) == ("main", 2, 1)
     assert (other.profile, other.waiting, other.running) == ("other", 0, 0)
+
+
+# --- a second attempt ------------------------------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_job_whose_worker_is_lost_before_it_spoke_is_answered_by_another() -> None:
+    house = House()
+    ticket = house.submit()
+    house.seats.frees("main", slot=1)
+    house.seats.loses("main")
+    house.seats.ends(0, SILENT)
+    house.seats.says(1, "Hello")
+    house.seats.finishes(1)
+    assert await text_of(ticket) == "Hello"
+    assert ticket.outcome == Ended(STOP)
+    assert house.seen.turns == [
+        ("started on main/0.1", "job", 1),
+        ("worker_replaced on main/0.1", "job", 1),
+        ("started on main/1.1", "job", 2),
+        ("spoke", "job", 2),
+    ]
+    assert house.seen.attempts == [2]
+    house.check()
+
+
+@in_virtual_time
+async def test_a_doubted_turn_that_wakes_up_is_heard_by_nobody() -> None:
+    """Invariant 11."""
+    house = House()
+    ticket = house.submit()
+    house.seats.loses("main")
+    house.scheduler.leases_doubted((house.seats.turns[0].lease,))
+    assert house.seats.interrupted == [house.seats.turns[0].lease]
+    house.seats.says(0, "a ghost")
+    await pass_time(1.0)
+    house.seats.frees("main", slot=1)
+    house.seats.says(0, "a ghost")
+    house.seats.says(1, "the answer")
+    house.seats.ends(0)
+    assert ticket.outcome is None
+    house.seats.finishes(1)
+    assert await text_of(ticket) == "the answer"
+    assert house.seen.settled == [("job", Ended(STOP), 1.0, 0.0)]
+    house.check()
+
+
+@in_virtual_time
+async def test_a_doubt_that_comes_with_the_first_word_comes_too_late() -> None:
+    """Invariant 6: what the client has is of one attempt, in whatever order things are handled."""
+    house = House(seats=2)
+    ticket = house.submit("first")
+
+    def doubt(_turn: FakeTurn) -> None:
+        house.scheduler.leases_doubted((house.seats.turns[0].lease,))
+        house.seats.says(0, "just in time")
+
+    house.seats.at_start = doubt
+    house.submit("second")
+    assert house.seats.interrupted == []
+    house.seats.finishes(0)
+    assert (await text_of(ticket), ticket.outcome) == ("just in time", Ended(STOP))
+    house.check()
+
+
+@in_virtual_time
+async def test_where_there_is_one_worker_only_it_is_tried_again_after_a_second() -> None:
+    house = House()
+    ticket = house.submit()
+    house.seats.finishes(0, lost(FaultKind.WORKER_OVERLOADED))
+    assert house.running() == ["job"]
+    await pass_time(1.0)
+    assert house.running() == ["job", "job"]
+    house.seats.finishes(1)
+    assert ticket.outcome == Ended(STOP)
+    house.check()
+
+
+@in_virtual_time
+async def test_a_turn_that_is_refused_as_it_starts_is_tried_on_every_worker_there_is() -> None:
+    house = House(attempts=3)
+    for slot in (1, 2):
+        house.seats.frees("main", slot=slot)
+    house.seats.at_start = lambda _turn: house.seats.finishes(len(house.seats.turns) - 1, SILENT)
+    ticket = house.submit()
+    assert ticket.outcome == Ended(SILENT)
+    assert [turn.lease.worker.slot for turn in house.seats.turns] == [0, 1, 2]
+    house.check()
+
+
+@in_virtual_time
+async def test_a_lost_job_that_gets_no_seat_in_its_second_budget_is_told_how_it_was_lost() -> None:
+    house = House()
+    ticket = house.submit(budget_s=3.0)
+    house.seats.loses("main")
+    await pass_time(5.0)
+    house.seats.ends(0, SILENT)
+    await pass_time(2.9)
+    assert ticket.outcome is None
+    await pass_time(0.1)
+    assert ticket.outcome == Ended(SILENT)
+    assert house.seen.settled == [("job", Ended(SILENT), 8.0, 0.0)]
+    house.check()
+
+
+# --- deadlines of callers, limits, rules -----------------------------------------------------------------------
+
+
+@in_virtual_time
+async def test_a_turn_that_runs_into_its_callers_deadline_is_interrupted_on_the_dot() -> None:
+    house = House()
+    ticket = house.submit(deadline_s=2.5)
+    assert await text_of(ticket) == ""
+    assert asyncio.get_running_loop().time() == START_AT + 2.5
+    assert ticket.outcome == Overdue()
+    assert len(house.seats.interrupted) == 1
+    house.check()
+
+
+@in_virtual_time
+async def test_a_higher_limit_lets_those_start_who_wait_for_it() -> None:
+    house = House(seats=3, seats_limit=1)
+    for name in ("one", "two", "three"):
+        house.submit(name)
+    assert house.running() == ["one"]
+    house.scheduler.set_limit("main", 2)
+    assert house.running() == ["one", "two"]
+    house.scheduler.set_limit("main", None)
+    assert house.running() == ["one", "two", "three"]
+    assert house.seen.limits == [("main", 2), ("main", None)]
+    with pytest.raises(KeyError):
+        house.scheduler.set_limit("nobody's", 1)
+
+
+@in_virtual_time
+async def test_the_end_of_a_turn_makes_room_under_a_limit_before_its_seat_is_free() -> None:
+    house = House(seats=2, seats_limit=1)
+    house.submit("one")
+    house.submit("two")
+    house.seats.ends(0)
+    assert house.running() == ["one", "two"]
+
+
+@in_virtual_time
+async def test_a_profile_is_told_gone_when_the_last_of_its_jobs_is() -> None:
+    house = House()
+    closed: list[str] = []
+    house.scheduler.on_queue_closed = closed.append
+    house.submit("runs")
+    house.submit("waits")
+    house.scheduler.reconfigure({"other": QueuePolicy(1)}, None)
+    with pytest.raises(NotReady):
+        house.submit("late")
+    house.seats.finishes(0)
+    assert closed == []
+    house.seats.finishes(1)
+    assert closed == ["main"]
+    with pytest.raises(NotReady):
+        house.submit("later")
+    house.seats.frees("main")
+    assert [row.profile for row in house.scheduler.snapshot()] == ["other"]
+
+
+@in_virtual_time
+async def test_a_profile_whose_boots_fail_is_not_ready() -> None:
+    house = House()
+    house.seats.down_s["other"] = 4.0
+    with pytest.raises(NotReady) as caught:
+        house.submit(profile="other")
+    assert caught.value.retry_after_s == 4.0
+    assert house.seen.rejected == [("job", "not_ready")]
+    assert house.seen.admitted == []
+
+
+@in_virtual_time
+async def test_every_refusal_says_when_to_come_again() -> None:
+    house = House(limit=0)
+    house.submit()
+    for _ in range(2):
+        with pytest.raises(Rejected) as caught:
+            house.submit()
+        assert caught.value.retry_after_s > 0
+        house.scheduler.drain()

@@ -5,243 +5,846 @@ from typing import Any
 import pytest
 
 from pool.errors import IllegalTransition
-from pool.events import Fault, FaultKind, Finish, TurnEnd
-from scheduler.model import Abandoned, CutOff, Ended, Expired, Outcome, Overrun
-from scheduler.state import (
-    FIRST_GUESS_S,
-    SMOOTHING,
-    TRANSITIONS,
+from pool.events import Fault, FaultKind, Finish, Trace, TurnEnd
+from pool.state import Lease, Outlook
+from pool.worker_state import WorkerId
+from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
+from scheduler.model import (
+    Abandoned,
+    CrashesWorker,
+    CutOff,
+    Draining,
+    Ended,
+    Expired,
+    Job,
+    NotReady,
+    Outcome,
+    Overdue,
+    Overrun,
+    Penalized,
+    Priority,
+    QueueFull,
+    QueuePolicy,
+    Rejected,
+    Shed,
+    TenantQueueFull,
+    WaitTooLong,
+)
+from scheduler.penalty import fingerprint
+from scheduler.profile_queue import FIRST_GUESS_S, SMOOTHING
+from scheduler.state import AVOID_S, QUARANTINED, TRANSITIONS, QueueSnapshot, SchedulerState, TicketState
+from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,
     CutOffReached,
-    Effect,
-    Forget,
-    Interrupt,
-    NotStarted,
-    SchedulerState,
+    LeasesDoubted,
+    LimitSet,
+    Looked,
+    Reconfigured,
     SeatsFreed,
-    Settle,
-    Start,
+    Stimulus,
     Submitted,
     Ticked,
-    TicketState,
     TurnEnded,
 )
+from tests.support.jobs import a_job
 
 NOW = 1000.0
 END = TurnEnd(finish=Finish.STOP)
-LOST = TurnEnd(fault=Fault(FaultKind.WORKER_LOST, "gone"))
+WORKERS = [WorkerId("main", slot, 1) for slot in range(4)]
+
+
+def lost(kind: FaultKind = FaultKind.WORKER_LOST, trace: Trace = Trace.NONE) -> TurnEnd:
+    return TurnEnd(fault=Fault(kind, "gone"), trace=trace)
+
+
+CRASH = lost()
 
 
 def outcomes(effects: tuple[Effect, ...]) -> list[tuple[int, Outcome]]:
     return [(effect.ticket, effect.outcome) for effect in effects if isinstance(effect, Settle)]
 
 
-def starts(effects: tuple[Effect, ...]) -> list[int]:
-    return [effect.ticket for effect in effects if isinstance(effect, Start)]
+class Core:
+    """A core whose starts are carried out on the worker that the test says, unless it is to be avoided."""
 
+    def __init__(self, **policy: Any) -> None:
+        rules = {"queue_max": 10, "codel_target_s": 0.0, **policy}
+        self.state = SchedulerState({"main": QueuePolicy(**rules)})
+        self.now = NOW
+        self.worker = WORKERS[0]
+        self.leases: dict[int, Lease] = {}
+        """The latest of each ticket."""
+        self.started: list[int] = []
+        self.tries = 0
 
-def waiting(*tickets: int, limit: int = 10) -> SchedulerState:
-    """Tickets that wait up to ten seconds, with no seat free."""
-    state = SchedulerState({"main": limit})
-    for ticket in tickets:
-        assert state.handle(Submitted(ticket, "main", NOW + 10.0, 0), NOW) == ()
-    state.validate()
-    return state
+    def tell(self, stimulus: Stimulus) -> tuple[Effect, ...]:
+        """All that comes of a stimulus but the starts, which are in `started`."""
+        out: list[Effect] = []
+        for effect in self.state.handle(stimulus, self.now):
+            if isinstance(effect, Start):
+                out += self.start(effect)
+            else:
+                out.append(effect)
+        self.state.validate()
+        return tuple(out)
 
+    def start(self, effect: Start) -> tuple[Effect, ...]:
+        if self.worker in self.state.avoided(effect.ticket, self.now):
+            return self.state.started(effect.ticket, None, self.now)
+        self.tries += 1
+        self.leases[effect.ticket] = Lease(self.tries, self.worker)
+        self.started.append(effect.ticket)
+        return self.state.started(effect.ticket, self.leases[effect.ticket], self.now)
 
-def running(*tickets: int) -> SchedulerState:
-    """Tickets that run."""
-    state = SchedulerState({"main": 10})
-    for ticket in tickets:
-        assert state.handle(Submitted(ticket, "main", NOW + 10.0, 1), NOW) == (Start(ticket),)
-    state.validate()
-    return state
+    def waits(self, *tickets: int, **job: Any) -> Core:
+        for ticket in tickets:
+            self.tell(Submitted(ticket, a_job(**job)))
+        return self
+
+    def runs(self, *tickets: int, **job: Any) -> Core:
+        for ticket in tickets:
+            self.tell(Submitted(ticket, a_job(**job), 1))
+            assert self.started[-1] == ticket
+        return self
+
+    def frees(self, seats: int = 1, worker: WorkerId = WORKERS[0]) -> list[int]:
+        """Who starts."""
+        self.worker = worker
+        before = len(self.started)
+        self.tell(SeatsFreed("main", seats))
+        return self.started[before:]
+
+    def ends(self, ticket: int, end: TurnEnd = END, attempt: int = 1) -> tuple[Effect, ...]:
+        return self.tell(TurnEnded(ticket, attempt, end))
+
+    def row(self) -> QueueSnapshot:
+        (row,) = self.state.snapshot(self.now)
+        return row
+
+    def refusal(self, job: Job, free: int = 0, outlook: Outlook | None = None) -> tuple[str, type[Rejected]] | None:
+        refusal = self.state.refusal(job, free, outlook, self.now)
+        return None if refusal is None else (refusal[0], type(refusal[1]))
 
 
 # --- waiting and starting --------------------------------------------------------------------------------------
 
 
 def test_a_job_starts_at_once_when_a_seat_is_free() -> None:
-    state = running(1)
-    (row,) = state.snapshot()
+    row = Core().runs(1).row()
     assert (row.waiting, row.running) == (0, 1)
 
 
 def test_those_who_wait_start_in_order_of_arrival_as_seats_come_free() -> None:
-    state = waiting(1, 2, 3)
-    assert starts(state.handle(SeatsFreed("main", 2), NOW + 1.0)) == [1, 2]
-    assert starts(state.handle(SeatsFreed("main", 0), NOW + 1.0)) == []
-    assert starts(state.handle(SeatsFreed("main", 5), NOW + 1.0)) == [3]
-    state.validate()
+    core = Core().waits(1, 2, 3)
+    assert [core.frees(2), core.frees(0), core.frees(5)] == [[1, 2], [], [3]]
 
 
 def test_a_newcomer_does_not_overtake() -> None:
-    state = waiting(1)
-    assert starts(state.handle(Submitted(2, "main", NOW + 10.0, 1), NOW)) == [1]
+    core = Core().waits(1)
+    core.tell(Submitted(2, a_job(), 1))
+    assert core.started == [1]
 
 
 def test_profiles_do_not_share_seats_or_places() -> None:
-    state = SchedulerState({"a": 1, "b": 1})
-    state.handle(Submitted(1, "a", NOW + 10.0, 0), NOW)
-    assert state.would_overflow("a", 0)
-    assert not state.would_overflow("b", 0)
-    state.handle(Submitted(2, "b", NOW + 10.0, 0), NOW)
-    assert starts(state.handle(SeatsFreed("b", 2), NOW)) == [2]
+    state = SchedulerState({"a": QueuePolicy(1), "b": QueuePolicy(1)})
+    state.handle(Submitted(1, a_job(profile="a")), NOW)
+    assert state.refusal(a_job(profile="a"), 0, None, NOW) is not None
+    assert state.refusal(a_job(profile="b"), 0, None, NOW) is None
+    state.handle(Submitted(2, a_job(profile="b")), NOW)
+    assert state.handle(SeatsFreed("b", 2), NOW) == (Start(2, 1),)
 
 
-@pytest.mark.parametrize(
-    ("tickets", "free", "overflows"),
-    [((), 0, False), ((1,), 0, False), ((1, 2), 0, True), ((1, 2), 2, True), ((1, 2), 3, False)],
-)
-def test_a_full_backlog_takes_one_more_only_if_there_are_seats_for_all(
-    tickets: tuple[int, ...], free: int, overflows: bool
-) -> None:
-    assert waiting(*tickets, limit=2).would_overflow("main", free) is overflows
+# --- the door --------------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_takes_a_job_only_if_there_is_a_seat_for_it() -> None:
+    core = Core(queue_max=2).waits(1)
+    assert core.refusal(a_job()) is None
+    core.waits(2)
+    assert core.refusal(a_job()) == ("queue_full", QueueFull)
+    assert core.refusal(a_job(tenant="other"), free=1) is None
+
+
+def test_the_reasons_to_refuse_have_an_order() -> None:
+    core = Core(queue_max=1).runs(1)
+    core.ends(1, TurnEnd(finish=Finish.STOP))
+    core.runs(2).waits(3)
+    job, up, down = a_job(budget_s=0.0, queue_share=1), Outlook(1, 1, None), Outlook(0, 1, 3.0)
+    core.state._penalties.add(fingerprint(b"", job.tenant, job.turn), NOW + 1.0)
+    core.tell(Reconfigured({"main": QueuePolicy(1)}, 0))
+    core.state.is_draining = True
+    assert core.refusal(job, 0, down) == ("draining", Draining)
+    core.state.is_draining = False
+    assert core.refusal(job, 0, down) == ("penalized", Penalized)
+    core.now += 1.0
+    assert core.refusal(job, 0, down) == ("not_ready", NotReady)
+    assert core.refusal(job, 0, up) == ("tenant_queue_full", TenantQueueFull)
+    job = a_job(budget_s=0.0, queue_share=2, size=1)
+    assert core.refusal(job, 0, up) == ("queue_full", QueueFull)
+    core.tell(Reconfigured({"main": QueuePolicy(2)}, 0))
+    assert core.refusal(job, 0, up) == ("too_much_text", QueueFull)
+    core.tell(Reconfigured({"main": QueuePolicy(2)}, None))
+    assert core.refusal(job, 0, up) == ("wait_too_long", WaitTooLong)
+
+
+def test_the_share_of_the_queue_is_the_tenants_own_and_of_all_its_classes() -> None:
+    core = Core().waits(1, tenant="a").waits(2, tenant="a", priority=Priority.BATCH).waits(3, tenant="b")
+    assert core.refusal(a_job(tenant="a", queue_share=2)) == ("tenant_queue_full", TenantQueueFull)
+    assert core.refusal(a_job(tenant="b", queue_share=2)) is None
+    assert core.refusal(a_job(tenant="a")) is None
+
+
+def test_one_job_is_always_taken_however_much_text_it_holds() -> None:
+    state = SchedulerState({"main": QueuePolicy(10)}, max_held=100)
+    assert state.refusal(a_job(size=1000), 0, None, NOW) is None
+    state.handle(Submitted(1, a_job(size=60)), NOW)
+    assert state.refusal(a_job(size=40), 0, None, NOW) is None
+    assert state.refusal(a_job(size=41), 0, None, NOW) is not None
+    state.handle(ClientLeft(1), NOW)
+    assert state.refusal(a_job(size=1000), 0, None, NOW) is None
+
+
+def test_a_profile_whose_workers_do_not_boot_says_when_the_next_is_tried() -> None:
+    core = Core()
+    refusal = core.state.refusal(a_job(), 0, Outlook(0, 4, 3.5), NOW)
+    assert refusal is not None
+    assert refusal[1].retry_after_s == 3.5
+    assert core.refusal(a_job(), 0, Outlook(0, 4, None)) is None, "its workers may be booting"
+
+
+# --- what can be expected --------------------------------------------------------------------------------------
+
+
+def seen(core: Core, hold_s: float) -> Core:
+    """Turns have been seen to take so long."""
+    queue = core.state._queues["main"]
+    queue.hold_s, queue.has_held = hold_s, True
+    return core
+
+
+def refused(core: Core, job: Job, outlook: Outlook = Outlook(4, 4, None)) -> float | None:  # noqa: B008 - immutable
+    """When a job that would wait too long is to come again; None: it would not."""
+    refusal = core.state.refusal(job, 0, outlook, core.now)
+    if refusal is None:
+        return None
+    assert refusal[0] == "wait_too_long"
+    return refusal[1].retry_after_s
+
+
+def test_a_job_that_would_wait_longer_than_its_budget_is_told_so_at_the_door() -> None:
+    core = seen(Core().runs(*range(1, 5)).waits(5, 6, 7), 8.0)
+    assert refused(core, a_job(budget_s=8.0)) is None, "fourth of four seats' next turns of 8 s"
+    assert refused(core, a_job(budget_s=7.5)) == 0.5
+    assert refused(core, a_job(deadline_s=3.0)) == 5.0
+
+
+def test_nobody_is_turned_away_on_a_guess() -> None:
+    core = Core().runs(*range(1, 5)).waits(*range(5, 10))
+    assert refused(core, a_job(budget_s=0.001)) is None
+    core.ends(1)
+    assert refused(core, a_job(budget_s=0.001)) is not None
+
+
+def test_a_job_with_a_seat_is_not_asked_how_long_it_would_wait() -> None:
+    assert seen(Core(), 100.0).refusal(a_job(budget_s=0.5), free=1) is None
+
+
+def test_the_wait_is_that_of_the_jobs_own_share_and_not_of_the_whole_queue() -> None:
+    core = seen(Core(queue_max=100), 1.0)
+    core.waits(*range(1, 41), tenant="elephant")
+    assert refused(core, a_job(tenant="elephant", budget_s=10.0), Outlook(1, 1, None)) is not None
+    assert refused(core, a_job(tenant="mouse", budget_s=2.0), Outlook(1, 1, None)) is None
+    batch = a_job(tenant="mouse", budget_s=2.0, priority=Priority.BATCH)
+    assert refused(core, batch, Outlook(1, 1, None)) == 3.0, "one part of five"
+
+
+def test_a_tenant_at_its_cap_waits_for_its_own_turns() -> None:
+    core = seen(Core().runs(1, tenant="a", seats=1), 8.0)
+    assert refused(core, a_job(tenant="a", seats=1, budget_s=5.0)) == 3.0
+    assert refused(core, a_job(tenant="b", seats=1, budget_s=5.0)) is None
+
+
+def test_while_no_worker_is_up_the_wait_is_that_for_the_seats_there_will_be() -> None:
+    core = seen(Core().waits(1), 8.0)
+    assert refused(core, a_job(budget_s=4.0), Outlook(0, 4, None)) is None
+    assert refused(core, a_job(budget_s=4.0), Outlook(1, 4, None)) == 12.0
+
+
+def test_a_limit_counts_in_the_prediction() -> None:
+    core = seen(Core(seats_limit=1).runs(1), 8.0)
+    assert refused(core, a_job(budget_s=4.0)) == 4.0
+
+
+def test_the_expected_wait_follows_how_long_turns_take() -> None:
+    core = Core().runs(1)
+    assert core.state.retry_after_s("main") == FIRST_GUESS_S
+    core.now += 11.0
+    core.ends(1)
+    assert core.row().hold_s == FIRST_GUESS_S + SMOOTHING * (11.0 - FIRST_GUESS_S)
+    core.state.see("main", Outlook(2, 2, None))
+    core.waits(4, 5, 6)
+    assert core.state.retry_after_s("main") == core.row().hold_s * 4 / 2
+
+
+def test_the_hold_counts_from_the_start_and_not_from_the_submission() -> None:
+    core = Core().waits(1)
+    core.now += 9.0
+    core.frees()
+    core.now += FIRST_GUESS_S
+    core.ends(1)
+    assert core.row().hold_s == FIRST_GUESS_S
+
+
+# --- caps of tenants -------------------------------------------------------------------------------------------
+
+
+def test_a_tenant_at_its_cap_is_passed_over_and_goes_on_when_one_of_its_turns_ends() -> None:
+    """Invariants 1 and 4."""
+    core = Core().runs(1, tenant="a", seats=1)
+    core.waits(2, 3, tenant="a", seats=1).waits(4, tenant="b")
+    assert core.frees(3) == [4]
+    assert Look("main") in core.ends(1)
+    core.tell(Looked("main", 2))
+    assert core.started == [1, 4, 2]
+
+
+def test_a_new_job_of_a_tenant_at_its_cap_waits_though_seats_are_free() -> None:
+    core = Core().runs(1, 2, tenant="a", seats=2)
+    core.tell(Submitted(3, a_job(tenant="a", seats=2), 5))
+    assert core.started == [1, 2]
+    assert core.refusal(a_job(tenant="a", seats=2, queue_share=1), free=5) == ("tenant_queue_full", TenantQueueFull)
 
 
 # --- deadlines -------------------------------------------------------------------------------------------------
 
 
 def test_a_job_that_waited_too_long_is_told_when_to_come_again() -> None:
-    state = waiting(1)
-    assert state.handle(Ticked(), NOW + 9.999) == ()
-    assert state.handle(Ticked(), NOW + 10.0) == (Settle(1, Expired(10.0, FIRST_GUESS_S)), Forget(1))
-    assert state.is_idle()
+    core = Core().waits(1, budget_s=10.0)
+    core.now += 9.999
+    assert core.tell(Ticked()) == ()
+    core.now = NOW + 10.0
+    assert core.tell(Ticked()) == (Settle(1, Expired(10.0, FIRST_GUESS_S)), Forget(1))
+    assert core.state.is_idle()
+
+
+def test_a_job_waits_no_longer_than_its_deadline() -> None:
+    core = Core().waits(1, budget_s=10.0, deadline_s=2.0)
+    assert core.state.next_alarm() == NOW + 2.0
+    core.now += 2.0
+    ((_, outcome),) = outcomes(core.tell(Ticked()))
+    assert isinstance(outcome, Expired)
 
 
 def test_nobody_is_started_after_the_deadline_even_if_the_timer_is_late() -> None:
-    state = waiting(1)
-    state.handle(Submitted(2, "main", NOW + 60.0, 0), NOW)
-    effects = state.handle(SeatsFreed("main", 5), NOW + 10.0)
-    assert [type(outcome) for _, outcome in outcomes(effects)] == [Expired]
-    assert starts(effects) == [2]
+    """Invariant 9."""
+    core = Core().waits(1, budget_s=10.0).waits(2, budget_s=60.0)
+    core.now += 10.0
+    assert core.frees(5) == [2]
 
 
-def test_the_next_deadline_is_the_earliest_of_those_who_wait() -> None:
-    state = SchedulerState({"a": 10, "b": 10})
-    assert state.next_deadline() is None
-    state.handle(Submitted(1, "a", NOW + 10.0, 0), NOW)
-    state.handle(Submitted(2, "b", NOW + 5.0, 0), NOW)
-    state.handle(Submitted(3, "b", NOW + 1.0, 0), NOW)
-    assert state.next_deadline() == NOW + 1.0
+def test_the_next_alarm_is_the_earliest_of_all() -> None:
+    state = SchedulerState({"a": QueuePolicy(10), "b": QueuePolicy(10)})
+    assert state.next_alarm() is None
+    for ticket, profile, budget_s in ((1, "a", 10.0), (2, "b", 5.0), (3, "b", 1.0)):
+        state.handle(Submitted(ticket, a_job(profile=profile, budget_s=budget_s)), NOW)
+    assert state.next_alarm() == NOW + 1.0
     state.handle(ClientLeft(3), NOW)
-    assert state.next_deadline() == NOW + 5.0
+    assert state.next_alarm() == NOW + 5.0
     state.handle(SeatsFreed("b", 1), NOW)
-    assert state.next_deadline() == NOW + 10.0
+    assert state.next_alarm() == NOW + 10.0
 
 
-def test_a_running_job_has_no_deadline_here() -> None:
-    state = running(1)
-    assert state.next_deadline() is None
-    assert state.handle(Ticked(), NOW + 3600.0) == ()
+def test_a_running_job_without_a_deadline_runs_as_long_as_it_takes() -> None:
+    core = Core().runs(1)
+    assert core.state.next_alarm() is None
+    core.now += 3600.0
+    assert core.tell(Ticked()) == ()
+
+
+def test_a_running_job_whose_deadline_passes_is_settled_and_interrupted() -> None:
+    core = Core().runs(1, deadline_s=30.0)
+    core.now += 30.0
+    assert core.tell(Ticked()) == (Settle(1, Overdue()), Interrupt(core.leases[1]))
+    assert core.ends(1) == (Forget(1),)
+
+
+# --- shedding --------------------------------------------------------------------------------------------------
+
+
+def test_after_a_long_time_of_long_waits_those_who_waited_longest_are_shed() -> None:
+    core = Core(codel_target_s=1.0, queue_max=100)
+    core.state.see("main", Outlook(64, 64, None))
+    core.waits(*range(20))
+    for step in range(1, 12):
+        core.now = NOW + step
+        core.waits(100 + step)
+        core.frees()
+    assert core.started == list(range(11)), "long waits are borne for ten targets"
+    core.now += 1.0
+    assert core.row().is_overloaded
+    shed = [ticket for ticket, outcome in outcomes(core.tell(SeatsFreed("main", 1))) if isinstance(outcome, Shed)]
+    assert shed == [*range(11, 20), *range(101, 110)]
+    assert core.started[11:] == [110], "which has waited for two targets, and no longer"
+
+
+def test_a_job_that_lost_its_turn_is_not_shed_for_having_come_long_ago() -> None:
+    core = Core(codel_target_s=1.0).runs(1)
+    core.state.see("main", Outlook(64, 64, None))
+    core.state._queues["main"].codel.sheds(9.0, 1.0, NOW - 100.0)
+    core.now += 60.0
+    core.ends(1, CRASH)
+    assert core.frees(1, WORKERS[1]) == [1]
 
 
 # --- ends ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", [END, LOST])
+@pytest.mark.parametrize("end", [END, lost(trace=Trace.SPOKEN), lost(FaultKind.BAD_REQUEST)])
 def test_a_turn_that_ends_is_the_outcome_whatever_the_end(end: TurnEnd) -> None:
-    state = running(1)
-    assert state.handle(TurnEnded(1, end), NOW) == (Settle(1, Ended(end)), Forget(1))
-    assert state.is_idle()
+    core = Core().runs(1)
+    assert core.ends(1, end) == (Settle(1, Ended(end)), Forget(1))
+    assert core.state.is_idle()
 
 
 @pytest.mark.parametrize(
     ("stimulus", "outcome"), [(ClientLeft(1), Abandoned()), (BufferFilled(1), Overrun()), (CutOffReached(), CutOff())]
 )
-def test_a_running_job_given_up_is_settled_now_and_over_when_its_turn_is(
-    stimulus: ClientLeft | BufferFilled | CutOffReached, outcome: Outcome
-) -> None:
-    state = running(1)
-    assert state.handle(stimulus, NOW) == (Settle(1, outcome), Interrupt(1))
-    assert not state.is_idle()
-    (row,) = state.snapshot()
-    assert row.running == 1
+def test_a_running_job_given_up_is_settled_now_and_over_when_its_turn_is(stimulus: Stimulus, outcome: Outcome) -> None:
+    core = Core().runs(1)
+    assert core.tell(stimulus) == (Settle(1, outcome), Interrupt(core.leases[1]))
+    assert not core.state.is_idle()
+    assert core.row().running == 1
     for again in (ClientLeft(1), BufferFilled(1), CutOffReached()):
-        assert state.handle(again, NOW) == ()
-    assert state.handle(TurnEnded(1, END), NOW) == (Forget(1),)
-    assert state.is_idle()
+        assert core.tell(again) == ()
+    assert core.ends(1) == (Forget(1),)
+    assert core.state.is_idle()
 
 
 @pytest.mark.parametrize(("stimulus", "outcome"), [(ClientLeft(1), Abandoned()), (CutOffReached(), CutOff())])
-def test_a_waiting_job_given_up_is_over_at_once(stimulus: ClientLeft | CutOffReached, outcome: Outcome) -> None:
-    state = waiting(1)
-    assert state.handle(stimulus, NOW) == (Settle(1, outcome), Forget(1))
-    assert state.is_idle()
-    assert starts(state.handle(SeatsFreed("main", 1), NOW)) == []
+def test_a_waiting_job_given_up_is_over_at_once(stimulus: Stimulus, outcome: Outcome) -> None:
+    core = Core().waits(1)
+    assert core.tell(stimulus) == (Settle(1, outcome), Forget(1))
+    assert core.state.is_idle()
+    assert core.frees() == []
 
 
 def test_the_cut_off_settles_those_who_wait_and_those_who_run() -> None:
-    state = running(1)
-    state.handle(Submitted(2, "main", NOW + 10.0, 0), NOW)
-    effects = state.handle(CutOffReached(), NOW)
+    core = Core().runs(1).waits(2)
+    effects = core.tell(CutOffReached())
     assert outcomes(effects) == [(1, CutOff()), (2, CutOff())]
-    assert [effect for effect in effects if isinstance(effect, Interrupt)] == [Interrupt(1)]
+    assert [effect for effect in effects if isinstance(effect, Interrupt)] == [Interrupt(core.leases[1])]
 
 
 def test_what_is_said_of_a_ticket_that_is_over_or_not_there_yet_changes_nothing() -> None:
-    state = waiting(2)
-    for stimulus in (TurnEnded(1, END), ClientLeft(1), BufferFilled(1), TurnEnded(2, END)):
-        assert state.handle(stimulus, NOW) == ()
-    state.validate()
+    core = Core().waits(2)
+    for stimulus in (TurnEnded(1, 1, END), ClientLeft(1), BufferFilled(1), TurnEnded(2, 1, END)):
+        assert core.tell(stimulus) == ()
 
 
-# --- what can be expected --------------------------------------------------------------------------------------
+# --- a turn that was lost without a trace ------------------------------------------------------------------------
 
 
-def test_the_expected_wait_follows_how_long_turns_take() -> None:
-    state = running(1)
-    assert state.retry_after_s("main") == FIRST_GUESS_S
-    state.handle(TurnEnded(1, END), NOW + 11.0)
-    hold_s = FIRST_GUESS_S + SMOOTHING * (11.0 - FIRST_GUESS_S)
-    (row,) = state.snapshot()
-    assert row.hold_s == hold_s
-    for ticket in (2, 3):
-        state.handle(Submitted(ticket, "main", NOW + 60.0, 1), NOW)
-    for ticket in (4, 5, 6):
-        state.handle(Submitted(ticket, "main", NOW + 60.0, 0), NOW)
-    assert state.retry_after_s("main") == hold_s * 4 / 2
+RETURNABLE = [
+    FaultKind.WORKER_LOST,
+    FaultKind.WORKER_REPLACED,
+    FaultKind.WORKER_OVERLOADED,
+    FaultKind.START_TIMEOUT,
+    FaultKind.FIRST_EVENT_TIMEOUT,
+    FaultKind.IDLE_TIMEOUT,
+    FaultKind.PROTOCOL,
+]
 
 
-def test_the_hold_counts_from_the_start_and_not_from_the_submission() -> None:
-    state = waiting(1)
-    state.handle(SeatsFreed("main", 1), NOW + 9.0)
-    state.handle(TurnEnded(1, END), NOW + 9.0 + FIRST_GUESS_S)
-    (row,) = state.snapshot()
-    assert row.hold_s == FIRST_GUESS_S
+@pytest.mark.parametrize("kind", FaultKind)
+def test_only_faults_of_the_worker_are_worth_another_attempt(kind: FaultKind) -> None:
+    core = Core().runs(1)
+    effects = core.ends(1, lost(kind))
+    assert (Return(1, str(kind)) in effects) is (kind in RETURNABLE)
+    assert bool(outcomes(effects)) is (kind not in RETURNABLE)
+
+
+@pytest.mark.parametrize("trace", [Trace.SPOKEN, Trace.ACTED])
+def test_a_turn_that_left_a_trace_is_not_run_again(trace: Trace) -> None:
+    """Invariant 6."""
+    core = Core().runs(1)
+    assert outcomes(core.ends(1, lost(trace=trace))) == [(1, Ended(lost(trace=trace)))]
+
+
+def test_a_client_that_was_told_something_gets_no_second_attempt() -> None:
+    """Invariant 6."""
+    core = Core().runs(1)
+    core.state.spoke(1)
+    assert outcomes(core.ends(1, CRASH)) == [(1, Ended(CRASH))]
+
+
+def test_a_lost_job_goes_first_whatever_its_tenant_was_served() -> None:
+    """Invariant 7."""
+    core = Core().runs(1, tenant="a").waits(2, tenant="b").waits(3, tenant="a")
+    core.ends(1, CRASH)
+    assert core.frees(1, WORKERS[1]) == [1]
+    assert core.frees(2, WORKERS[1]) == [2, 3]
+
+
+def test_lost_jobs_come_back_in_the_order_in_which_they_came_first() -> None:
+    core = Core().runs(1, 2, 3)
+    for ticket in (2, 3, 1):
+        core.ends(ticket, lost(FaultKind.WORKER_REPLACED))
+    assert core.frees(3, WORKERS[1]) == [1, 2, 3]
+
+
+def test_a_lost_job_asks_for_no_place_in_a_full_queue() -> None:
+    core = Core(queue_max=1).runs(1).waits(2)
+    core.ends(1, CRASH)
+    assert core.row().waiting == 2
+
+
+def test_attempts_are_counted() -> None:
+    core = Core(attempts=3).runs(1)
+    fault = lost(FaultKind.START_TIMEOUT)
+    for attempt in (1, 2):
+        core.ends(1, fault, attempt)
+        assert core.frees(1, WORKERS[attempt]) == [1]
+    assert outcomes(core.ends(1, fault, 3)) == [(1, Ended(fault))]
+
+
+def test_the_retry_budget_bounds_all_jobs_together() -> None:
+    """Invariant 13."""
+    core = Core(retry_reserve=1, retry_ratio=0.5).runs(1, 2, 3, 4)
+    fault = lost(FaultKind.IDLE_TIMEOUT)
+    returned = [ticket for ticket in (1, 2, 3, 4) if not outcomes(core.ends(ticket, fault))]
+    assert returned == [1, 2, 3], "the reserve of one, and half of four"
+
+
+def test_a_deadline_that_has_passed_leaves_no_time_for_another_attempt() -> None:
+    core = Core().runs(1, deadline_s=5.0)
+    core.now += 5.0
+    assert outcomes(core.ends(1, CRASH)) == [(1, Ended(CRASH))]
+
+
+def test_a_lost_job_waits_one_more_budget_and_then_ends_with_what_it_was_lost_with() -> None:
+    core = Core().runs(1, budget_s=10.0)
+    core.now += 60.0
+    core.ends(1, CRASH)
+    core.now += 9.9
+    assert core.tell(Ticked()) == (Look("main"),), "the second in which it waited for another worker is long over"
+    core.now += 0.1
+    assert core.tell(Ticked()) == (Settle(1, Ended(CRASH)), Forget(1))
+
+
+def test_the_last_budget_ends_with_the_deadline() -> None:
+    core = Core().runs(1, budget_s=10.0, deadline_s=12.0)
+    core.now += 9.0
+    core.ends(1, CRASH)
+    core.now += 3.0
+    assert outcomes(core.tell(Ticked())) == [(1, Ended(CRASH))]
+
+
+def test_for_a_second_a_lost_job_keeps_off_the_worker_it_was_lost_on_and_others_pass_it() -> None:
+    """Invariant 4: it cannot use that seat, and they can."""
+    core = Core().runs(1).waits(2)
+    core.ends(1, lost(FaultKind.WORKER_OVERLOADED))
+    assert core.frees(1, WORKERS[0]) == []
+    core.tell(Looked("main", 1))
+    assert core.started == [1, 2]
+    core.now += AVOID_S
+    assert core.tell(Ticked()) == (Look("main"),)
+    core.tell(Looked("main", 1))
+    assert core.started == [1, 2, 1], "better the same worker than none"
+
+
+def test_another_worker_is_taken_at_once() -> None:
+    core = Core().runs(1)
+    core.ends(1, lost(FaultKind.WORKER_OVERLOADED))
+    assert core.frees(1, WORKERS[1]) == [1]
+
+
+def test_every_worker_that_it_was_lost_on_is_avoided() -> None:
+    core = Core(attempts=4).runs(1)
+    for attempt in (1, 2):
+        core.ends(1, lost(FaultKind.START_TIMEOUT), attempt)
+        core.frees(1, WORKERS[attempt])
+    core.ends(1, lost(FaultKind.START_TIMEOUT), 3)
+    assert set(core.state.avoided(1, core.now)) == set(WORKERS[:3])
+
+
+def test_a_lost_job_is_not_started_beyond_its_tenants_cap() -> None:
+    """Invariant 1."""
+    core = Core().runs(1, tenant="a", seats=2).runs(2, tenant="a", seats=2)
+    core.ends(1, CRASH)
+    core.tell(LeasesDoubted((core.leases[2],)))
+    assert core.frees(2, WORKERS[1]) == [1], "the doubted turn still holds a seat"
+    core.ends(2, INTERRUPTED)
+    assert core.frees(1, WORKERS[1]) == [2]
+
+
+INTERRUPTED = TurnEnd(finish=Finish.INTERRUPTED)
+
+
+def test_a_client_that_leaves_while_its_lost_job_waits_is_forgotten() -> None:
+    core = Core().runs(1)
+    core.ends(1, CRASH)
+    assert core.tell(ClientLeft(1)) == (Settle(1, Abandoned()), Forget(1))
+
+
+def test_a_job_that_nobody_waits_for_is_not_run_again() -> None:
+    core = Core().runs(1)
+    core.tell(ClientLeft(1))
+    assert core.ends(1, CRASH) == (Forget(1),)
+
+
+# --- a worker that is doubted ------------------------------------------------------------------------------------
+
+
+def test_a_doubted_turn_is_interrupted_and_its_job_waits_in_front() -> None:
+    core = Core().runs(1).waits(2)
+    assert core.tell(LeasesDoubted((core.leases[1],))) == (
+        Return(1, "quarantined"),
+        Interrupt(core.leases[1]),
+        Look("main"),
+    )
+    assert (core.row().waiting, core.row().running) == (2, 1)
+    assert core.frees(2, WORKERS[1]) == [1, 2]
+    assert core.row().running == 3
+
+
+def test_the_late_end_of_a_doubted_turn_reaches_nobody_and_frees_its_seat_once() -> None:
+    """Invariant 11."""
+    core = Core(seats_limit=2).runs(1)
+    core.tell(LeasesDoubted((core.leases[1],)))
+    core.frees(1, WORKERS[1])
+    assert core.row().running == 2
+    assert core.ends(1, END, attempt=1) == ()
+    assert core.ends(1, END, attempt=1) == ()
+    assert core.row().running == 1
+    assert core.ends(1, END, attempt=2) == (Settle(1, Ended(END)), Forget(1))
+
+
+def test_a_job_is_forgotten_only_when_its_doubted_turn_has_ended_too() -> None:
+    core = Core().runs(1)
+    core.tell(LeasesDoubted((core.leases[1],)))
+    core.frees(1, WORKERS[1])
+    assert core.ends(1, END, attempt=2) == (Settle(1, Ended(END)),)
+    assert not core.state.is_idle()
+    assert core.ends(1, CRASH, attempt=1) == (Forget(1),)
+
+
+def test_a_job_given_up_while_its_doubted_turn_goes_on_is_forgotten_with_that() -> None:
+    core = Core().runs(1)
+    core.tell(LeasesDoubted((core.leases[1],)))
+    assert core.tell(ClientLeft(1)) == (Settle(1, Abandoned()),)
+    assert core.ends(1, END) == (Forget(1),)
+
+
+def test_a_doubted_job_that_gets_no_other_seat_is_told_that_its_worker_was_replaced() -> None:
+    core = Core().runs(1, budget_s=10.0)
+    core.tell(LeasesDoubted((core.leases[1],)))
+    core.now += 10.0
+    assert outcomes(core.tell(Ticked())) == [(1, Ended(QUARANTINED))]
+
+
+def test_a_doubted_turn_that_cannot_be_moved_is_left_alone() -> None:
+    spoke = Core().runs(1)
+    spoke.state.spoke(1)
+    poor = Core(retry_reserve=0, retry_ratio=0.0).runs(1)
+    once = Core(attempts=1).runs(1)
+    gone = Core().runs(1)
+    gone.tell(ClientLeft(1))
+    for core in (spoke, poor, once, gone):
+        assert core.tell(LeasesDoubted((core.leases[1],))) == ()
+
+
+def test_a_lease_that_is_over_is_not_doubted() -> None:
+    core = Core().runs(1)
+    core.ends(1)
+    assert core.tell(LeasesDoubted((core.leases[1], Lease(77, WORKERS[3])))) == ()
+
+
+# --- requests that crash workers ---------------------------------------------------------------------------------
+
+
+def crashed_twice(**policy: Any) -> Core:
+    core = Core(**policy).runs(1)
+    core.ends(1, CRASH)
+    core.frees(1, WORKERS[1])
+    core.tries = 2
+    return core
+
+
+def test_a_job_that_crashes_two_workers_is_at_fault_itself_and_not_taken_again() -> None:
+    core = crashed_twice(penalty_s=600.0)
+    assert core.row().marked == 1
+    assert core.ends(1, CRASH, attempt=2) == (Settle(1, CrashesWorker()), Forget(1))
+    assert core.refusal(a_job(), free=1) == ("penalized", Penalized)
+    assert core.refusal(a_job("another"), free=1) is None
+    assert core.refusal(a_job(tenant="other"), free=1) is None
+    core.now += 600.0
+    assert core.refusal(a_job(), free=1) is None
+
+
+def test_without_a_penalty_it_is_taken_again() -> None:
+    core = crashed_twice(penalty_s=0.0)
+    assert outcomes(core.ends(1, CRASH, attempt=2)) == [(1, CrashesWorker())]
+    assert core.refusal(a_job(), free=1) is None
+
+
+def test_a_worker_that_was_taken_away_is_no_crash() -> None:
+    core = Core().runs(1)
+    core.ends(1, lost(FaultKind.WORKER_REPLACED))
+    core.frees(1, WORKERS[1])
+    assert outcomes(core.ends(1, CRASH, attempt=2)) == [(1, Ended(CRASH))]
+
+
+def test_no_worker_gets_two_jobs_that_have_crashed_one() -> None:
+    core = Core().runs(1, 2).runs(3)
+    for ticket in (1, 2):
+        core.ends(ticket, CRASH)
+    assert core.frees(2, WORKERS[1]) == [1]
+    core.now += AVOID_S
+    core.tell(Ticked())
+    assert core.frees(1, WORKERS[1]) == [], "however long it waits"
+    core.tell(Submitted(4, a_job(), 1))
+    assert core.started[-1] == 4, "others may share a worker with it"
+    assert core.frees(1, WORKERS[2]) == [2]
+
+
+def test_the_next_suspect_gets_its_worker_when_the_one_before_is_done() -> None:
+    core = Core().runs(1, 2)
+    for ticket in (1, 2):
+        core.ends(ticket, CRASH)
+    core.frees(2, WORKERS[1])
+    assert Look("main") in core.ends(1, END, attempt=2)
+    core.tell(Looked("main", 1))
+    assert core.started[-1] == 2
+
+
+# --- how many may run --------------------------------------------------------------------------------------------
+
+
+def test_no_more_turns_run_than_the_limit_says_however_many_seats_are_free() -> None:
+    """Invariant 1."""
+    core = Core(seats_limit=2).waits(1, 2, 3)
+    assert core.frees(5) == [1, 2]
+    assert Look("main") in core.ends(1)
+    core.tell(Looked("main", 4))
+    assert core.started == [1, 2, 3]
+
+
+def test_a_lower_limit_kills_nobody_and_a_higher_one_is_used_at_once() -> None:
+    core = Core().runs(1, 2, 3).waits(4)
+    assert core.tell(LimitSet("main", 1)) == (Limited("main", 1), Look("main"))
+    for ticket in (1, 2):
+        core.ends(ticket)
+        assert core.frees(2) == []
+    core.ends(3)
+    assert core.frees(3) == [4]
+    core.waits(5)
+    assert core.tell(LimitSet("main", None)) == (Limited("main", None), Look("main"))
+    core.tell(Looked("main", 2))
+    assert core.started[-1] == 5
+
+
+@pytest.mark.parametrize("kind", [FaultKind.WORKER_OVERLOADED, FaultKind.RATE_LIMIT, FaultKind.OVERLOADED])
+def test_with_aimd_whoever_says_that_it_is_too_much_is_given_less(kind: FaultKind) -> None:
+    core = Core(aimd=True, min_limit=2)
+    core.state.see("main", Outlook(10, 10, None))
+    core.runs(1)
+    assert Limited("main", 7) in core.ends(1, lost(kind))
+    assert core.row().limit == 7
+
+
+# --- new rules ---------------------------------------------------------------------------------------------------
+
+
+def test_new_rules_hold_at_once_and_a_new_profile_has_a_queue() -> None:
+    core = Core(queue_max=1).waits(1)
+    assert core.refusal(a_job()) is not None
+    assert core.tell(Reconfigured({"main": QueuePolicy(5, seats_limit=0), "new": QueuePolicy(1)}, None)) == (
+        Limited("main", 0),
+        Look("main"),
+    )
+    assert core.refusal(a_job()) is None
+    assert core.refusal(a_job(profile="new")) is None
+    assert core.frees(5) == []
+
+
+def test_a_limit_set_by_hand_outlives_rules_that_say_nothing_new_about_it() -> None:
+    core = Core(seats_limit=5)
+    core.tell(LimitSet("main", 2))
+    core.tell(Reconfigured({"main": QueuePolicy(3, seats_limit=5)}, None))
+    assert core.row().limit == 2
+    core.tell(Reconfigured({"main": QueuePolicy(3, seats_limit=4)}, None))
+    assert core.row().limit == 4
+
+
+def test_the_queue_of_a_profile_that_is_removed_takes_nothing_and_goes_when_it_is_empty() -> None:
+    core = Core().runs(1).waits(2)
+    assert core.tell(Reconfigured({}, None)) == ()
+    assert core.refusal(a_job(), free=1) == ("not_ready", NotReady)
+    core.ends(1)
+    assert core.frees() == [2]
+    assert core.ends(2) == (Settle(2, Ended(END)), Forget(2), Closed("main"))
+    assert core.state.profiles() == ()
+    assert core.refusal(a_job()) == ("not_ready", NotReady)
+    assert core.tell(SeatsFreed("main", 1)) == ()
+
+
+def test_an_empty_queue_goes_at_once() -> None:
+    assert Core().tell(Reconfigured({}, None)) == (Closed("main"),)
+
+
+def test_a_profile_that_comes_back_before_its_queue_was_empty_goes_on() -> None:
+    core = Core().runs(1)
+    core.tell(Reconfigured({}, None))
+    core.tell(Reconfigured({"main": QueuePolicy(5)}, None))
+    assert core.refusal(a_job()) is None
+    assert core.ends(1) == (Settle(1, Ended(END)), Forget(1))
+    assert core.state.profiles() == ("main",)
 
 
 # --- a seat that is gone when it is to be taken ----------------------------------------------------------------
 
 
 def test_a_ticket_whose_seat_has_gone_waits_on_at_its_old_place() -> None:
-    state = waiting(1, 2)
-    state.handle(SeatsFreed("main", 1), NOW)
-    assert state.handle(NotStarted(1), NOW + 1.0) == ()
+    state = Core().waits(1, 2).state
+    assert state.handle(SeatsFreed("main", 1), NOW) == (Start(1, 1),)
+    assert state.started(1, None, NOW) == ()
     state.validate()
-    assert state.handle(SeatsFreed("main", 2), NOW + 2.0) == (Start(1), Start(2))
-    state.validate()
+    assert state.handle(SeatsFreed("main", 2), NOW + 2.0) == (Start(1, 1), Start(2, 1))
 
 
 def test_a_ticket_whose_seat_has_gone_keeps_its_deadline() -> None:
-    state = SchedulerState({"main": 1})
-    state.handle(Submitted(1, "main", NOW + 5.0, 1), NOW)
-    state.handle(NotStarted(1), NOW + 4.0)
-    assert state.next_deadline() == NOW + 5.0
-    settled, _ = state.handle(Ticked(), NOW + 5.0)
-    assert isinstance(settled, Settle)
-    assert isinstance(settled.outcome, Expired)
-    assert settled.outcome.waited_s == 5.0
+    state = SchedulerState({"main": QueuePolicy(1)})
+    state.handle(Submitted(1, a_job(budget_s=5.0), 1), NOW)
+    state.started(1, None, NOW)
+    assert state.next_alarm() == NOW + 5.0
+    assert outcomes(state.handle(Ticked(), NOW + 5.0)) == [(1, Expired(5.0, FIRST_GUESS_S))]
     assert state.is_idle()
 
 
-def test_a_ticket_that_was_given_up_while_its_seat_went_is_over() -> None:
-    state = running(1)
-    state.handle(ClientLeft(1), NOW)
-    assert state.handle(NotStarted(1), NOW) == (Forget(1),)
-    state.validate()
-    assert state.is_idle()
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_tell_what_a_queue_is_like() -> None:
+    core = Core(seats_limit=8, retry_ratio=0.25).runs(1)
+    core.state.see("main", Outlook(4, 4, None))
+    core.waits(2, priority=Priority.BATCH)
+    core.now += 2.0
+    core.waits(3)
+    core.ends(1, CRASH)
+    assert core.row() == QueueSnapshot(
+        profile="main",
+        waiting=3,
+        running=0,
+        hold_s=FIRST_GUESS_S + SMOOTHING,
+        by_priority={Priority.INTERACTIVE: 0, Priority.STANDARD: 2, Priority.BATCH: 1},
+        oldest_wait_s=2.0,
+        limit=8,
+        predicted_wait_s=(1 * 9 / 4 + 1) * 1.2 / 4,
+        retry_tokens=16 + 0.75 - 1,
+        is_overloaded=False,
+        marked=1,
+    )
 
 
 # --- the table -------------------------------------------------------------------------------------------------
@@ -255,27 +858,30 @@ def test_the_table_has_no_move_that_never_happens() -> None:
             seen.add((ticket.state, target))
             super()._move(ticket, target, now)
 
-    state = Watched({"main": 10})
-    for ticket in (1, 2, 3):
-        state.handle(Submitted(ticket, "main", NOW + 1.0, 0), NOW)
-    state.handle(SeatsFreed("main", 1), NOW)
-    state.handle(NotStarted(1), NOW)
-    state.handle(SeatsFreed("main", 2), NOW)
-    state.handle(TurnEnded(1, END), NOW)
-    state.handle(ClientLeft(2), NOW)
-    state.handle(TurnEnded(2, END), NOW)
-    state.handle(Ticked(), NOW + 1.0)
+    core = Core()
+    core.state = Watched({"main": QueuePolicy(10)})
+    core.waits(1, 2, 3, budget_s=1.0)
+    core.frees(2)
+    core.ends(1)
+    core.tell(ClientLeft(2))
+    core.ends(2)
+    core.now += 1.0
+    core.tell(Ticked())
+    core.runs(4)
+    core.tell(LeasesDoubted((core.leases[4],)))
+    core.tell(ClientLeft(4))
     assert seen == TRANSITIONS
 
 
 def test_a_move_that_is_not_in_the_table_is_our_bug_and_tells_the_story() -> None:
-    state = waiting(1)
-    with pytest.raises(IllegalTransition, match=r"ticket 1: waiting -> ending(.|\n)*submitted"):
+    state = Core().runs(1).state
+    state._tickets[1].state = TicketState.OVER
+    with pytest.raises(IllegalTransition, match=r"ticket 1: over -> ending(.|\n)*submitted"):
         state._move(state._tickets[1], TicketState.ENDING, NOW)
 
 
 def test_a_ticket_has_a_story_until_it_is_over() -> None:
-    state = running(1)
-    assert state.story(1).splitlines() == ["1000.000 submitted", "1000.000 running"]
-    state.handle(TurnEnded(1, END), NOW)
-    assert state.story(1) == ""
+    core = Core().runs(1)
+    assert core.state.story(1).splitlines() == ["1000.000 submitted", "1000.000 running"]
+    core.ends(1)
+    assert core.state.story(1) == ""

@@ -23,8 +23,22 @@ from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, ToolSpec, T
 from pool.observer import PoolObserver
 from pool.pool import Pool
 from pool.profile import Profile
+from pool.state import Lease
 from pool.turn import TurnLimits
-from scheduler.model import Abandoned, CutOff, Ended, Expired, Job, Outcome, Overrun, Rejected
+from scheduler.model import (
+    Abandoned,
+    CrashesWorker,
+    CutOff,
+    Ended,
+    Expired,
+    Job,
+    Outcome,
+    Overdue,
+    Overrun,
+    QueuePolicy,
+    Rejected,
+    Shed,
+)
 from scheduler.observer import SchedulerObserver
 from scheduler.scheduler import Scheduler
 from scheduler.ticket import Ticket
@@ -37,7 +51,7 @@ CLIENTS = 50
 BUSY_S = 15.0
 """The clients come within this time, and workers are struck as long."""
 LIMITS = TurnLimits(start_s=2.0, first_event_s=6.0, idle_s=4.0, total_s=20.0, interrupt_s=1.0)
-BACKLOG = 4
+POLICY = QueuePolicy(queue_max=4)
 FLOOD = 30_000
 """Characters in each piece of an answer that is too much for a client which does not read."""
 
@@ -144,7 +158,9 @@ class Client:
                 assert self.fault == {"incomplete": "max_output_tokens"}
             case Ended(TurnEnd(finish=None, fault=fault)):
                 assert fault is not None
-            case Expired():
+            case Expired() | Shed():
+                assert said == ""
+            case CrashesWorker():
                 assert said == ""
             case Overrun():
                 assert self.reading_s > 1.0
@@ -165,11 +181,12 @@ class Books(SchedulerObserver, PoolObserver):
         self.bugs: list[Exception] = []
         self.boots = 0
 
-    def turn_started(self, job: Job, waited_s: float) -> None:
-        assert waited_s < job.queue_budget_s
+    def turn_started(self, job: Job, lease: Lease, attempt: int, waited_s: float) -> None:
+        assert attempt > 1 or waited_s < job.queue_budget_s
+        assert attempt == self.started[job.id] + 1
         self.started[job.id] += 1
 
-    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float) -> None:
+    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
         assert waited_s >= 0
         assert 0 <= ran_s <= LIMITS.total_s + LIMITS.interrupt_s + 2 * LIMITS.start_s
         self.settled[job.id] += 1
@@ -202,7 +219,7 @@ class Simulation:
         return [Profile(**{**_fields(profile), "codex_bin": Path(sys.executable)}) for profile in out]
 
     async def run(self) -> None:
-        scheduler = Scheduler(self.pool, {"wide": BACKLOG, "narrow": BACKLOG}, self.books)
+        scheduler = Scheduler(self.pool, {"wide": POLICY, "narrow": POLICY}, self.books)
         self.pool.on_freed = scheduler.seats_freed
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(self.pool.run())
@@ -288,7 +305,7 @@ class Simulation:
         for client in self.clients:
             client.check(is_cut_off=self.is_cut_off)
             assert self.books.settled[client.name] == (1 if client.rejection is None else 0)
-            assert self.books.started[client.name] <= 1
+            assert self.books.started[client.name] <= POLICY.attempts
         assert self.kernel.alive == []
         assert not self.pool._workers
         assert not self.pool._frames
@@ -317,7 +334,7 @@ def word(client: Client) -> str:
             return str(end.finish or (end.fault and end.fault.kind))
         case None:
             return "rejected"
-        case Expired() | Abandoned() | CutOff() | Overrun():
+        case Expired() | Shed() | Overdue() | CrashesWorker() | Abandoned() | CutOff() | Overrun():
             return type(client.outcome).__name__
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pool.events import Finish, TextDelta, TurnEnd, TurnRequest, TurnSink
@@ -11,6 +11,11 @@ from pool.worker_state import WorkerId
 
 STOP = TurnEnd(finish=Finish.STOP)
 INTERRUPTED = TurnEnd(finish=Finish.INTERRUPTED)
+
+
+def lost(kind: FaultKind = FaultKind.WORKER_LOST, trace: Trace = Trace.NONE) -> TurnEnd:
+    """A turn that failed, and what it has left behind."""
+    return TurnEnd(fault=Fault(kind, "gone"), trace=trace)
 
 
 @dataclass
@@ -25,10 +30,16 @@ class FakeTurn:
 
 
 class FakeSeats:
-    """A number of seats for each profile. A seat is free again when its turn is closed, as on a real worker."""
+    """One worker for each profile, with so many seats; more can be added.
+
+    A seat is free again when its turn is closed, as on a real worker.
+    """
 
     def __init__(self, **seats: int) -> None:
-        self._free = dict(seats)
+        self._free = {WorkerId(profile, 0, 1): free for profile, free in seats.items()}
+        self._nominal = dict(seats)
+        self.down_s: dict[str, float] = {}
+        """Profiles whose boots keep failing."""
         self.turns: list[FakeTurn] = []
         self.interrupted: list[Lease] = []
         self.on_freed: Callable[[str], None] = lambda _profile: None
@@ -38,13 +49,21 @@ class FakeSeats:
         """Likewise within `interrupt`."""
 
     def free(self, profile: str) -> int:
-        return self._free[profile]
+        return sum(free for worker, free in self._free.items() if worker.profile == profile)
 
-    def try_start(self, profile: str, request: TurnRequest, sink: TurnSink) -> Lease | None:
-        if not self._free[profile]:
+    def outlook(self, profile: str) -> Outlook:
+        running = sum(not turn.has_ended and turn.lease.worker in self._free for turn in self.turns)
+        return Outlook(self.free(profile) + running, self._nominal[profile], self.down_s.get(profile))
+
+    def try_start(
+        self, profile: str, request: TurnRequest, sink: TurnSink, avoid: Collection[WorkerId] = ()
+    ) -> Lease | None:
+        candidates = [worker for worker in self._free if worker.profile == profile and worker not in avoid]
+        worker = max(candidates, key=lambda each: self._free[each], default=None)
+        if worker is None or not self._free[worker]:
             return None
-        self._free[profile] -= 1
-        turn = FakeTurn(Lease(len(self.turns) + 1, WorkerId(profile, 0, 1)), profile, request, sink)
+        self._free[worker] -= 1
+        turn = FakeTurn(Lease(len(self.turns) + 1, worker), profile, request, sink)
         self.turns.append(turn)
         self.at_start(turn)
         return turn.lease
@@ -68,12 +87,20 @@ class FakeSeats:
         self.turns[number].has_ended = True
         self.turns[number].sink.end(end)
 
-    def frees(self, profile: str, seats: int = 1) -> None:
-        """Seats are free that were not."""
-        self._free[profile] += seats
+    def frees(self, profile: str, seats: int = 1, *, slot: int = 0) -> None:
+        """Seats of a worker are free that were not; the worker may be a new one."""
+        worker = WorkerId(profile, slot, 1)
+        self._free[worker] = self._free.get(worker, 0) + seats
         self.on_freed(profile)
 
     def finishes(self, number: int, end: TurnEnd = STOP) -> None:
-        """A turn ends and its seat is free."""
+        """A turn ends and its seat is free, unless its worker is gone."""
         self.ends(number, end)
-        self.frees(self.turns[number].profile)
+        worker = self.turns[number].lease.worker
+        if worker in self._free:
+            self._free[worker] += 1
+            self.on_freed(worker.profile)
+
+    def loses(self, profile: str, slot: int = 0) -> None:
+        """A worker's free seats are gone, and it with them: what runs on it can still end."""
+        del self._free[WorkerId(profile, slot, 1)]

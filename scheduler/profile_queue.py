@@ -1,0 +1,193 @@
+"""One profile's queue: who waits in which order, what a wait will be, how many may run, and what may be run again."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+
+from pool.events import FaultKind, TurnEnd
+from pool.state import Outlook
+from scheduler.backlog import Backlog, Place
+from scheduler.codel import Codel
+from scheduler.limit import SeatLimit
+from scheduler.model import SHARES, Job, Priority, QueueFull, QueuePolicy, Rejected, TenantQueueFull, WaitTooLong
+from scheduler.retry_budget import RetryBudget
+
+SMOOTHING = 0.2
+MAX_RETRY_AFTER_S = 60.0
+"""Clients and balancers obey the hint: a guess must not send them away for an hour."""
+CHARS_PER_TOKEN = 4
+"""A guess until the provider has counted."""
+OUTPUT_WEIGHT = 2.0
+"""What a token of the answer costs beside one of the question."""
+FIRST_GUESS_TOKENS = 200.0
+FIRST_GUESS_S = 1.0
+"""How long a turn holds its seat, before any has been seen."""
+CODEL_HOLDS = 3.0
+"""CoDel's target is at least the time in which so many seats come free: less would be no overload."""
+TOO_MUCH = frozenset({FaultKind.WORKER_OVERLOADED, FaultKind.RATE_LIMIT, FaultKind.OVERLOADED})
+
+
+class ProfileQueue:
+    """The state of one queue; the tickets themselves are `scheduler.state`'s."""
+
+    def __init__(self, profile: str, policy: QueuePolicy) -> None:
+        self.profile = profile
+        self.policy = policy
+        self.backlog = Backlog()
+        self.returned: list[int] = []
+        """Tickets that have lost a turn, oldest first: before everybody else, in nobody's way."""
+        self.blocked: set[int] = set()
+        """Those among them for which no free seat will do, as far as is known."""
+        self.running = 0
+        """Turns that have not ended, those of which nobody wants to hear any more included."""
+        self.tickets = 0
+        self.marked = 0
+        self.limit = SeatLimit(policy.seats_limit, aimd=policy.aimd, floor=policy.min_limit)
+        self.told_limit = policy.seats_limit
+        self.retries = RetryBudget(policy.retry_ratio, policy.retry_reserve)
+        self.codel = Codel()
+        self.outlook: Outlook | None = None
+        self.hold_s = FIRST_GUESS_S
+        self.has_held = False
+        self.output_tokens = FIRST_GUESS_TOKENS
+        """Of a turn, on average."""
+        self.is_closing = False
+
+    # --- questions -------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Tickets that wait."""
+        return len(self.backlog) + len(self.returned)
+
+    @property
+    def seats(self) -> int:
+        """How many turns can run at once, while workers are down as well as else; at least 1."""
+        seats = (self.outlook.seats or self.outlook.nominal) if self.outlook is not None else 0
+        limit = self.limit_now()
+        return max(1, seats if limit is None else min(seats or limit, limit))
+
+    @property
+    def codel_target_s(self) -> float:
+        """What a wait should stay below; 0: no matter."""
+        return self.policy.codel_target_s and max(self.policy.codel_target_s, CODEL_HOLDS * self.hold_s / self.seats)
+
+    def limit_now(self) -> int | None:
+        """At most so many turns may run; None: as many as there are seats."""
+        return self.limit.now(self._nominal())
+
+    def room(self, free: int) -> int:
+        """How many of the free seats may be taken."""
+        limit = self.limit_now()
+        return free if limit is None else min(free, limit - self.running)
+
+    def starts_at_once(self, job: Job, free: int) -> bool:
+        """There is a seat for one more job, which nobody who waits could have."""
+        backlog = self.backlog
+        is_capped = job.seats is not None and backlog.running(job.tenant) >= job.seats
+        return self.room(free) > 0 and not is_capped and not backlog.waiting(job.tenant)
+
+    def retry_after_s(self) -> float:
+        """When a seat is to be expected for one more job, from what turns took lately."""
+        return min(MAX_RETRY_AFTER_S, self.hold_s * (self.waiting + 1) / self.seats)
+
+    def predicted_wait_s(self, place: Place) -> float:
+        """How long a new ticket with this place would wait for a seat."""
+        wait_s = (self.backlog.position(place) + len(self.returned)) * self.hold_s / self.seats
+        if place.seats and self.backlog.is_capped(place):
+            wait_s = max(wait_s, (self.backlog.waiting(place.tenant) + 1) * self.hold_s / place.seats)
+        return wait_s
+
+    def place(self, job: Job) -> Place:
+        """Where a job belongs, and about what it costs."""
+        cost = job.size / CHARS_PER_TOKEN + OUTPUT_WEIGHT * self.output_tokens
+        return Place(job.tenant, job.priority, job.weight * SHARES[job.priority], cost, job.seats)
+
+    def refusal(self, job: Job) -> tuple[str, Rejected] | None:
+        """Why one more job may not wait for want of a place, in a word and at length."""
+        if job.queue_share is not None and self.backlog.waiting(job.tenant) >= job.queue_share:
+            return "tenant_queue_full", TenantQueueFull("too many jobs of this tenant wait", self.retry_after_s())
+        if self.waiting >= self.policy.queue_max:
+            return "queue_full", QueueFull("the queue is full", self.retry_after_s())
+        return None
+
+    def hopeless(self, job: Job) -> tuple[str, Rejected] | None:
+        """Why one more job need not wait. Nobody is turned away on a guess: some turn must have been seen."""
+        if not self.has_held:
+            return None
+        allowed_s = job.queue_budget_s if job.deadline_s is None else min(job.queue_budget_s, job.deadline_s)
+        over_s = self.predicted_wait_s(self.place(job)) - allowed_s
+        if over_s <= 0:
+            return None
+        return "wait_too_long", WaitTooLong("no seat will come free in time", min(MAX_RETRY_AFTER_S, over_s))
+
+    def sheds(self, waited_s: float, now: float) -> bool:
+        """Whether the one at the head has waited too long in too long a queue."""
+        return self.codel.sheds(waited_s, self.codel_target_s, now)
+
+    # --- changes ---------------------------------------------------------------------------------------------
+
+    def adopt(self, policy: QueuePolicy) -> None:
+        """Go by these rules from now on. A limit that was set by hand stays unless its rule has changed."""
+        if policy.seats_limit != self.policy.seats_limit:
+            self.limit.configured = policy.seats_limit
+        self.limit.aimd, self.limit.floor = policy.aimd, policy.min_limit
+        self.retries.adopt(policy.retry_ratio, policy.retry_reserve)
+        self.policy = policy
+
+    def push(self, ticket: int, place: Place) -> None:
+        """A new ticket waits."""
+        if not self.backlog:
+            self.codel.restart()
+        self.backlog.push(ticket, place)
+        self.retries.admitted()
+
+    def push_returned(self, ticket: int) -> None:
+        """A ticket that had a turn waits again."""
+        insort(self.returned, ticket)
+
+    def remove(self, ticket: int) -> None:
+        """A ticket waits no longer."""
+        if ticket in self.backlog:
+            self.backlog.remove(ticket)
+        else:
+            self.returned.remove(ticket)
+            self.blocked.discard(ticket)
+
+    def began(self, now: float) -> None:
+        """A turn has a seat."""
+        self.running += 1
+        self.limit.used(self.running, self._nominal(), now)
+
+    def ended(self, place: Place, end: TurnEnd, held_s: float, now: float, *, is_charged: bool) -> None:
+        """A turn is over; of one whose end nobody hears, nothing is charged."""
+        if end.fault is not None and end.fault.kind in TOO_MUCH:
+            self.limit.overloaded(self.running, self._nominal(), now)
+        self.limit.used(self.running, self._nominal(), now)
+        self.running -= 1
+        self.hold_s += SMOOTHING * (held_s - self.hold_s)
+        self.has_held = True
+        surplus = 0.0
+        if is_charged and end.usage is not None:
+            surplus = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens - place.cost
+            self.output_tokens += SMOOTHING * (end.usage.output_tokens - self.output_tokens)
+        self.backlog.vacate(place, surplus)
+        self.blocked.clear()
+
+    def never_began(self, ticket: int, place: Place, *, was_returned: bool) -> None:
+        """The seat that was meant for a ticket is not there, or not for this one: it has its old place."""
+        self.running -= 1
+        if was_returned:
+            self.backlog.vacate(place)
+            self.push_returned(ticket)
+            self.blocked.add(ticket)
+        else:
+            self.backlog.put_back(ticket, place)
+
+    def by_priority(self) -> Counter[Priority]:
+        """How many wait in the backlog in each class."""
+        return self.backlog.by_priority()
+
+    def _nominal(self) -> int:
+        return self.outlook.nominal if self.outlook is not None else 0

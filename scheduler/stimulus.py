@@ -1,0 +1,95 @@
+"""What the scheduler's core is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pool.events import TurnEnd
+from pool.state import Lease
+from scheduler.model import Job, QueuePolicy
+
+
+class Submitted(NamedTuple):
+    """A job was admitted; `free` is the number of free seats of its profile at the moment of handling."""
+
+    ticket: int
+    job: Job
+    free: int = 0
+
+
+class SeatsFreed(NamedTuple):
+    """The pool has seats for this profile that it did not have before; `free` as above."""
+
+    profile: str
+    free: int = 0
+
+
+class Looked(NamedTuple):
+    """So many seats are free, as the core has asked."""
+
+    profile: str
+    free: int = 0
+
+
+class TurnEnded(NamedTuple):
+    """An attempt of a ticket has come to its end."""
+
+    ticket: int
+    attempt: int
+    end: TurnEnd
+
+
+class LeasesDoubted(NamedTuple):
+    """The worker of these leases is in quarantine."""
+
+    leases: tuple[Lease, ...]
+
+
+class ClientLeft(NamedTuple):
+    """Nobody waits for this ticket any more."""
+
+    ticket: int
+
+
+class BufferFilled(NamedTuple):
+    """This ticket's client does not keep up."""
+
+    ticket: int
+
+
+class Ticked(NamedTuple):
+    """Time has passed."""
+
+
+class LimitSet(NamedTuple):
+    """Somebody limits the seats of this profile; None: no more."""
+
+    profile: str
+    limit: int | None
+
+
+class Reconfigured(NamedTuple):
+    """These are the profiles and rules from now on."""
+
+    policies: Mapping[str, QueuePolicy]
+    max_held: int | None
+
+
+class CutOffReached(NamedTuple):
+    """The time to drain is over."""
+
+
+Stimulus = (
+    Submitted
+    | SeatsFreed
+    | Looked
+    | TurnEnded
+    | LeasesDoubted
+    | ClientLeft
+    | BufferFilled
+    | Ticked
+    | LimitSet
+    | Reconfigured
+    | CutOffReached
+)
