@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pool.state import Lease
+from pool.stimuli import Lease
 from scheduler.model import Outcome
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pool.state import Lease
+from pool.stimuli import Lease
 from scheduler.model import Job, Outcome
 
 

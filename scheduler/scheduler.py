@@ -9,8 +9,11 @@ from typing import Protocol, assert_never
 
 from pool.events import TurnEnd, TurnRequest, TurnSink
 from pool.inbox import Inbox
+from pool.state import Outlook
 from pool.stimuli import Lease
-from scheduler.model import Draining, Job, Outcome, QueueFull, Rejected
+from pool.worker_state import WorkerId
+from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
+from scheduler.model import Job, Outcome, QueuePolicy
 from scheduler.observer import SchedulerObserver
 from scheduler.state import QueueSnapshot, SchedulerState
 from scheduler.stimulus import (

@@ -14,7 +14,8 @@ from typing import NamedTuple, assert_never
 
 from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Trace, TurnEnd
-from pool.state import Lease, Outlook
+from pool.state import Outlook
+from pool.stimuli import Lease
 from pool.story import Story
 from pool.worker_state import WorkerId
 from scheduler.alarms import Alarms

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pool.events import TurnEnd
-from pool.state import Lease
+from pool.stimuli import Lease
 from scheduler.model import Job, QueuePolicy
 
 

@@ -31,6 +31,7 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     policies = {name: QueuePolicy(profile.queue_max) for name, profile in settings.profiles.items()}
     scheduler = Scheduler(pool, policies, observability, max_held=settings.server.max_held_bytes)
     pool.on_freed = scheduler.seats_freed
+    pool.on_quarantined = scheduler.leases_doubted
     observability.watch(pool, scheduler)
     return Service(settings, Keyring(settings), Routes(settings), pool, scheduler, observability)
 

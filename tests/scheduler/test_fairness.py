@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.events import Finish, TurnEnd, Usage
-from pool.state import Lease
+from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler.backlog import Backlog, Place
 from scheduler.effect import Start

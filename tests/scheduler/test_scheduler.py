@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pool.events import FaultKind, TextDelta, Trace, TurnEvent
-from pool.state import Lease
+from pool.stimuli import Lease
 from scheduler.model import (
     Abandoned,
     CutOff,

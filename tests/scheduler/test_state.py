@@ -6,7 +6,8 @@ import pytest
 
 from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Finish, Trace, TurnEnd
-from pool.state import Lease, Outlook
+from pool.state import Outlook
+from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
 from scheduler.model import (

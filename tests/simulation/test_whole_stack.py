@@ -23,7 +23,7 @@ from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, ToolSpec, T
 from pool.observer import PoolObserver
 from pool.pool import Pool
 from pool.profile import Profile
-from pool.state import Lease
+from pool.stimuli import Lease
 from pool.turn import TurnLimits
 from scheduler.model import (
     Abandoned,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from pool.events import Finish, TextDelta, TurnEnd, TurnRequest, TurnSink
+from pool.events import Fault, FaultKind, Finish, TextDelta, Trace, TurnEnd, TurnRequest, TurnSink
+from pool.state import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 
