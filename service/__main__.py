@@ -18,7 +18,8 @@ from pool.errors import ConfigurationError, EnvironmentUnfit
 from service import __version__
 from service.lifecycle import check, serve
 from service.observability import configure_logging
-from service.settings import CONFIG_VARIABLE, Settings, load
+from service.routing import Routes
+from service.settings import CONFIG_VARIABLE, Settings, load, require_keys
 
 EXIT_CONFIGURATION = 2
 EXIT_ENVIRONMENT = 3
@@ -52,8 +53,9 @@ def _serve(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[s
 
 def _check(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[str, str]) -> None:
     settings = load(path, environ)
-    if not settings.key_hashes():
-        raise ConfigurationError("no API key is configured: `codex-completions key` makes one")
+    require_keys(settings)
+    for line in Routes(settings).described():
+        _say(f"model {line}")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         boots = runner.run(check(settings, environ))
     for boot in boots:
@@ -84,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("serve", _serve, "serve until SIGTERM"),
-        ("check", _check, "boot one worker of each profile and report"),
+        ("check", _check, "say where each model leads, boot one worker of each profile and report"),
         ("schema", _schema, "print the configuration's JSON Schema"),
         ("key", _key, "make an API key and its hash"),
     ):

@@ -1,34 +1,56 @@
-"""Who may ask, and how often: bearer keys, kept as hashes and compared in constant time, each with its contract."""
+"""Who may ask, and how much: bearer keys, kept as hashes and compared in constant time, each with its contract."""
 
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
 
+from scheduler.model import Priority
 from service.api.errors import ApiError
-from service.settings import Settings, sha256
+from service.settings import KeySettings, Settings, sha256
 
 MINUTE_S = 60.0
 
+_RANK = {priority: rank for rank, priority in enumerate(Priority)}
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who is charged, and what was agreed with it; the defaults are those of a key from the environment."""
+
+    name: str
+    weight: float = 1.0
+    priority: Priority = Priority.STANDARD
+    max_priority: Priority = Priority.STANDARD
+    seats: int | None = None
+    queue_max: int | None = None
+    max_deadline_s: float | None = None
+    limiter: AsyncLimiter | None = None
+
+    def allowed(self, wanted: Priority) -> Priority:
+        """The class it gets when it wants this one."""
+        return max(wanted, self.max_priority, key=_RANK.__getitem__)
+
 
 class Keyring:
-    """The known keys, by the name of who is charged."""
+    """The known keys, by who is charged. What a contract of `before` has counted is kept where it has not changed."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._digests = tuple(settings.key_hashes().items())
-        self._weights = {key.name: key.weight for key in settings.keys}
-        self._limiters = {
-            key.name: AsyncLimiter(key.requests_per_minute, MINUTE_S)
-            for key in settings.keys
-            if key.requests_per_minute is not None
-        }
+    def __init__(self, settings: Settings, before: Keyring | None = None) -> None:
+        kept = before._limiters if before is not None else {}  # noqa: SLF001 - of its own kind
+        self._limiters: dict[str, AsyncLimiter] = {}
+        for key in settings.keys:
+            if key.requests_per_minute is not None:
+                old = kept.get(key.name)
+                is_same = old is not None and old.max_rate == key.requests_per_minute
+                self._limiters[key.name] = (
+                    old if old is not None and is_same else AsyncLimiter(key.requests_per_minute, MINUTE_S)
+                )
+        tenants = {key.name: _tenant(key, self._limiters.get(key.name)) for key in settings.keys}
+        self._known = tuple((tenants.get(name) or Tenant(name), hash_) for name, hash_ in settings.key_hashes().items())
 
-    def weight(self, tenant: str) -> float:
-        """The tenant's share of a full service, beside others."""
-        return self._weights.get(tenant, 1.0)
-
-    def tenant(self, authorization: str | None) -> str:
+    def tenant(self, authorization: str | None) -> Tenant:
         """Whose key an Authorization header carries. Every stored hash is compared, whichever matches.
 
         Raises:
@@ -36,30 +58,45 @@ class Keyring:
         """
         scheme, _, key = (authorization or "").partition(" ")
         digest = sha256(key.strip())
-        tenant = None
-        for name, known in self._digests:
+        found = None
+        for tenant, known in self._known:
             if hmac.compare_digest(known, digest):
-                tenant = name
-        if tenant is None or scheme.lower() != "bearer":
+                found = tenant
+        if found is None or scheme.lower() != "bearer":
             raise ApiError(status=401, message="unauthorized", type="authentication_error", code="invalid_api_key")
-        return tenant
+        return found
 
-    async def count(self, tenant: str) -> None:
-        """Count one request against the tenant's contract. Never waits.
 
-        Raises:
-            ApiError: 429 when the contract is used up.
-        """
-        limiter = self._limiters.get(tenant)
-        if limiter is None:
-            return
-        if not limiter.has_capacity():
-            raise ApiError(
-                status=429,
-                message="rate limit exceeded",
-                type="rate_limit_error",
-                code="rate_limited",
-                retry_after_s=limiter.time_period / limiter.max_rate,
-                retryable=True,
-            )
-        await limiter.acquire()
+async def count(tenant: Tenant) -> None:
+    """Count one request against the tenant's contract. Never waits.
+
+    Raises:
+        ApiError: 429 when the contract is used up.
+    """
+    limiter = tenant.limiter
+    if limiter is None:
+        return
+    if not limiter.has_capacity():
+        raise ApiError(
+            status=429,
+            message="rate limit exceeded",
+            type="rate_limit_error",
+            code="rate_limited",
+            retry_after_s=limiter.time_period / limiter.max_rate,
+            retryable=True,
+        )
+    await limiter.acquire()
+
+
+def _tenant(key: KeySettings, limiter: AsyncLimiter | None) -> Tenant:
+    priority = Priority(key.priority)
+    return Tenant(
+        name=key.name,
+        weight=key.weight,
+        priority=priority,
+        max_priority=Priority(key.max_priority) if key.max_priority is not None else priority,
+        seats=key.seats,
+        queue_max=key.queue_max,
+        max_deadline_s=key.max_deadline_s,
+        limiter=limiter,
+    )

@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from pool.pool import Pool
-from scheduler.model import QueuePolicy
 from scheduler.scheduler import Scheduler
 from service import __version__
-from service.admission import Keyring
 from service.handlers import chat, models, ops
 from service.middleware import expect, observe, sign
 from service.observability import Observability
-from service.routing import Routes
-from service.settings import Settings, profiles
-from service.state import SERVICE, Service
+from service.settings import Settings, profiles, queue_policies
+from service.state import SERVICE, Configuration, Service
 
 
 def build(settings: Settings, environ: Mapping[str, str]) -> Service:
@@ -28,17 +25,16 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     specs = profiles(settings, environ)
     observability = Observability()
     pool = Pool(specs, settings.state_dir, __version__, observer=observability)
-    policies = {name: QueuePolicy(profile.queue_max) for name, profile in settings.profiles.items()}
-    scheduler = Scheduler(pool, policies, observability, max_held=settings.server.max_held_bytes)
+    scheduler = Scheduler(pool, queue_policies(settings), observability, max_held=settings.server.max_held_bytes)
     pool.on_freed = scheduler.seats_freed
     pool.on_quarantined = scheduler.leases_doubted
     observability.watch(pool, scheduler)
-    return Service(settings, Keyring(settings), Routes(settings), pool, scheduler, observability)
+    return Service(Configuration.of(settings), pool, scheduler, observability)
 
 
 def application(service: Service) -> web.Application:
     """The routes and what happens to every request."""
-    app = web.Application(middlewares=[observe], client_max_size=service.settings.server.max_body_bytes)
+    app = web.Application(middlewares=[observe])
     app[SERVICE] = service
     app.on_response_prepare.append(sign)
     routes = [

@@ -18,7 +18,7 @@ from pool.pool import FirstBoot, Pool
 from service import __version__
 from service.app import application, build
 from service.http import Runner
-from service.settings import Settings, profiles
+from service.settings import Settings, profiles, require_keys
 from service.state import Service
 
 T = TypeVar("T")
@@ -43,8 +43,7 @@ async def serve(
         ConfigurationError: no key, or no credentials.
         EnvironmentUnfit: no usable CLI, no usable directory, or the address is taken.
     """
-    if not settings.key_hashes():
-        raise ConfigurationError("no API key is configured: `codex-completions key` makes one")
+    require_keys(settings)
     service = build(settings, environ)
     stop = asyncio.Event()
     try:
@@ -107,7 +106,7 @@ async def _boot(service: Service, stop: asyncio.Event) -> None:
 
 
 async def _serve(service: Service, stop: asyncio.Event, on_ready: OnReady | None) -> None:
-    server = service.settings.server
+    server = service.current.settings.server
     runner = http_runner(service)
     await runner.setup()
     try:
@@ -134,7 +133,7 @@ async def _drain(service: Service, stop: asyncio.Event) -> None:
     stop.clear()
     service.scheduler.drain()
     service.observability.log.info("service.draining")
-    hurry = asyncio.get_running_loop().call_later(service.settings.server.drain_timeout_s, stop.set)
+    hurry = asyncio.get_running_loop().call_later(service.current.settings.server.drain_timeout_s, stop.set)
     await _unless(stop, service.scheduler.idle())
     hurry.cancel()
     service.scheduler.cut_off()

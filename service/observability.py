@@ -6,15 +6,18 @@ a request. No prompt and no answer is ever logged.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections import Counter as Counts
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -22,15 +25,37 @@ from pool.errors import IllegalTransition
 from pool.events import TurnEnd
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
+from pool.state import ProfileSnapshot
+from pool.stimuli import Lease
 from pool.worker_state import WorkerId, WorkerState
-from scheduler.model import Abandoned, CrashesWorker, CutOff, Ended, Expired, Job, Outcome, Overdue, Overrun, Shed
+from scheduler.model import (
+    Abandoned,
+    CrashesWorker,
+    CutOff,
+    Ended,
+    Expired,
+    Job,
+    Outcome,
+    Overdue,
+    Overrun,
+    Rejected,
+    Shed,
+)
 from scheduler.observer import SchedulerObserver
 from scheduler.scheduler import Scheduler
+from scheduler.state import QueueSnapshot
+from service.api.errors import REJECTIONS
 
 C = TypeVar("C", bound=Collector)
 M = TypeVar("M", Counter, Histogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scrape carries, and no rule here reads them
+
+_DETAILS = logging.getLogger("codex-completions")
+"""Never written to: it is asked, for a twentieth of what structlog takes to drop a line, whether details are logged."""
+
+LAG_EVERY_S = 0.25
+_LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -38,6 +63,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 def configure_logging(level: str) -> None:
     """JSON lines on stderr, ours and those of the libraries."""
     number = logging.getLevelNamesMapping()[level.upper()]
+    _DETAILS.setLevel(number)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -80,25 +106,47 @@ def error_fields(error: BaseException | None) -> dict[str, Any]:
     return fields
 
 
+_REASONS = {
+    "its profile has changed": "profile_changed",
+    "it has run its turns": "turns",
+    "it is old": "age",
+    "it is too large": "memory",
+    "it ignored an interrupt": "interrupt_ignored",
+    "it answers no probe": "silent",
+    "it answers no question about its threads": "silent",
+    "it does not read": "unread",
+    "turns cannot begin on it": "poisoned",
+    "its turns fail": "failing",
+    "it talks nonsense": "nonsense",
+    "it ended by itself": "ended",
+    "its place is not needed any more": "not_needed",
+    "it is not needed any more": "not_needed",
+    "the service is stopping": "stopping",
+}
+"""The reasons of workers' moves that are worth counting apart; all others are `other`."""
+
+_OUTCOME_LABELS: dict[type[Outcome], str] = {
+    Expired: "queue_timeout",
+    Shed: "queue_shed",
+    Overdue: "deadline_exceeded",
+    CrashesWorker: "request_crashes_worker",
+    Abandoned: "abandoned",
+    Overrun: "slow_client",
+    CutOff: "cut_off",
+}
+
+
 def outcome_label(outcome: Outcome) -> str:
     """One word for how a ticket ended: the finish, the fault, or why it got no turn."""
     match outcome:
         case Ended(TurnEnd(finish=finish, fault=fault)):
             return str(fault.kind) if fault is not None else str(finish)
-        case Expired():
-            return "queue_timeout"
-        case Abandoned():
-            return "abandoned"
-        case Overrun():
-            return "slow_client"
-        case CutOff():
-            return "cut_off"
-        case Shed():
-            return "queue_shed"
-        case Overdue():
-            return "deadline_exceeded"
-        case CrashesWorker():
-            return "request_crashes_worker"
+        case _:
+            return _OUTCOME_LABELS[type(outcome)]
+
+
+def _is_detailed() -> bool:
+    return _DETAILS.isEnabledFor(logging.DEBUG)
 
 
 class _Children(Generic[M]):
@@ -128,6 +176,9 @@ class Observability(PoolObserver, SchedulerObserver):
         def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
             return _Children(self._register(Counter(f"codex_completions_{name}", text, labels, registry=None)))
 
+        def plain(name: str, text: str) -> Counter:
+            return self._register(Counter(f"codex_completions_{name}", text, registry=None))
+
         def histogram(name: str, text: str, *labels: str) -> _Children[Histogram]:
             full = f"codex_completions_{name}"
             return _Children(self._register(Histogram(full, text, labels, buckets=_SECONDS, registry=None)))
@@ -139,20 +190,53 @@ class Observability(PoolObserver, SchedulerObserver):
         self._wait_s = histogram("queue_wait_seconds", "From submission to a seat, or to giving up", "profile")
         self._turn_s = histogram("turn_seconds", "From a seat to the outcome", "profile")
         self._tokens = counter("tokens", "Tokens as the provider counted them", "profile", "kind")
-        self._rejected = counter("rejected", "Jobs turned away at the door", "profile", "reason")
+        self._admissions = counter(
+            "admissions", "Jobs at the door, by what became of them", "profile", "decision", "reason"
+        )
+        self._fallbacks = counter(
+            "fallbacks", "Jobs that another profile took after this one refused", "profile", "reason"
+        )
+        self._returned = counter(
+            "redispatches", "Turns lost without a trace, whose jobs wait again", "profile", "reason"
+        )
+        self._redispatched = counter(
+            "redispatched", "Jobs that had several turns, by how they ended", "profile", "outcome"
+        )
         self._boots = counter("worker_boots", "Worker boots, by result", "profile", "result")
         self._boot_s = histogram("worker_boot_seconds", "From spawn to the answered handshake", "profile")
         self._exits = counter("worker_exits", "Worker processes that ended", "profile", "code")
-        self._transitions = counter("worker_transitions", "Worker state changes", "profile", "source", "target")
+        self._transitions = counter(
+            "worker_transitions", "Worker state changes", "profile", "source", "target", "reason"
+        )
+        self._quarantine_s = histogram("quarantine_seconds", "From a verdict to the worker's end", "profile")
+        self._apart = {
+            "probe_missed": plain("probes_missed", "Probes that workers did not answer in time"),
+            "strike": plain("strikes", "Turns that could not begin for want of an answer"),
+        }
+        self._stalls = plain("monitor_clock_resets", "Pauses of our own, for which no worker was judged")
+        self._lag_s = self._register(
+            Histogram("codex_completions_loop_lag_seconds", "How late the loop is", buckets=_LAGS, registry=None)
+        )
         self._frames = counter("frames", "Lines from workers, all and by oddity", "kind")
         self._bugs = counter("bugs", "Exceptions of our own that a boundary caught", "where")
+        self._reload_failures = plain("config_reload_failures", "Configurations that were refused while running")
+        self._generation = self._register(
+            Gauge("codex_completions_config_generation", "Which configuration this is, from 1", registry=None)
+        )
+        self._generation.set(1)
+        self._running: dict[str, str] = {}
+        self._quarantined_at: dict[WorkerId, float] = {}
+        self._lag_timer: asyncio.TimerHandle | None = None
 
     def watch(self, pool: Pool, scheduler: Scheduler) -> None:
-        """Export the gauges of these two, read at the moment of each scrape."""
-        self._register(_Gauges(pool, scheduler))
+        """Export the gauges of these two, read at the moment of each scrape, and how late the running loop is."""
+        self._register(_Gauges(pool, scheduler, self._running))
+        self._measure_lag(asyncio.get_running_loop(), None)
 
     def close(self) -> None:
         """Take all metrics out of the registry."""
+        if self._lag_timer is not None:
+            self._lag_timer.cancel()
         for collector in self.collectors:
             self._registry.unregister(collector)
         self.collectors.clear()
@@ -161,6 +245,11 @@ class Observability(PoolObserver, SchedulerObserver):
         self._registry.register(collector)
         self.collectors.append(collector)
         return collector
+
+    def _measure_lag(self, loop: asyncio.AbstractEventLoop, due_at: float | None) -> None:
+        if due_at is not None:
+            self._lag_s.observe(max(0.0, loop.time() - due_at))
+        self._lag_timer = loop.call_later(LAG_EVERY_S, self._measure_lag, loop, loop.time() + LAG_EVERY_S)
 
     # --- HTTP ------------------------------------------------------------------------------------------------
 
@@ -182,20 +271,84 @@ class Observability(PoolObserver, SchedulerObserver):
         self._bugs("http").inc()
         self.log.error("handler.failed", route=route, **error_fields(error))
 
+    # --- configuration ---------------------------------------------------------------------------------------
+
+    def configuration_reloaded(self, changed: Collection[str], replaced: Collection[str]) -> None:
+        """A new configuration is in force: these settings changed, these profiles' workers are being replaced."""
+        self._generation.inc()
+        self.log.info("configuration.reloaded", changed=sorted(changed), replaced=sorted(replaced))
+
+    def configuration_refused(self, reason: str) -> None:
+        """A new configuration is not in force."""
+        self._reload_failures.inc()
+        self.log.warning("configuration.refused", reason=reason)
+
+    def reload_failed(self, error: Exception) -> None:
+        """A reload raised what it should not."""
+        self._reload_failures.inc()
+        self._bugs("reload").inc()
+        self.log.error("reload.failed", **error_fields(error))
+
     # --- scheduler -------------------------------------------------------------------------------------------
 
-    def job_rejected(self, job: Job, reason: str) -> None:
-        self._rejected(job.profile, reason).inc()
+    def fell_back(self, profile: str, refusal: Rejected) -> None:
+        """A job that `profile` refused was taken by another."""
+        self._fallbacks(profile, REJECTIONS[type(refusal)].code).inc()
 
-    def ticket_settled(
-        self,
-        job: Job,
-        outcome: Outcome,
-        waited_s: float,
-        ran_s: float,
-        attempts: int,  # noqa: ARG002 - only the log at level debug tells it
-    ) -> None:
-        self._turns(job.profile, outcome_label(outcome)).inc()
+    def job_admitted(self, job: Job) -> None:
+        self._admissions(job.profile, "admitted", "none").inc()
+        if _is_detailed():
+            self.log.debug(
+                "job.admitted", job=job.id, profile=job.profile, tenant=job.tenant, priority=str(job.priority)
+            )
+
+    def job_rejected(self, job: Job, reason: str) -> None:
+        self._admissions(job.profile, "rejected", reason).inc()
+        if _is_detailed():
+            self.log.debug("job.rejected", job=job.id, profile=job.profile, tenant=job.tenant, reason=reason)
+
+    def turn_started(self, job: Job, lease: Lease, attempt: int, waited_s: float) -> None:
+        self._running[job.id] = job.tenant
+        if _is_detailed():
+            self.log.debug(
+                "turn.started",
+                job=job.id,
+                profile=job.profile,
+                tenant=job.tenant,
+                priority=str(job.priority),
+                attempt=attempt,
+                lease=lease.id,
+                worker=str(lease.worker),
+                waited_s=round(waited_s, 4),
+            )
+
+    def turn_spoke(self, job: Job, attempt: int) -> None:
+        if _is_detailed():
+            self.log.debug("turn.spoke", job=job.id, attempt=attempt)
+
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+        self._running.pop(job.id, None)
+        self._returned(job.profile, reason).inc()
+        if _is_detailed():
+            self.log.debug(
+                "turn.returned",
+                job=job.id,
+                attempt=attempt,
+                lease=lease.id,
+                worker=str(lease.worker),
+                reason=reason,
+            )
+
+    def limit_changed(self, profile: str, limit: int | None) -> None:
+        if _is_detailed():
+            self.log.debug("seats.limited", profile=profile, limit=limit)
+
+    def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
+        label = outcome_label(outcome)
+        self._running.pop(job.id, None)
+        self._turns(job.profile, label).inc()
+        if attempts > 1:
+            self._redispatched(job.profile, label).inc()
         self._wait_s(job.profile).observe(waited_s)
         self._turn_s(job.profile).observe(ran_s)
         usage = outcome.end.usage if isinstance(outcome, Ended) else None
@@ -204,12 +357,33 @@ class Observability(PoolObserver, SchedulerObserver):
             self._tokens(job.profile, "cached_input").inc(usage.cached_input_tokens)
             self._tokens(job.profile, "output").inc(usage.output_tokens)
             self._tokens(job.profile, "reasoning_output").inc(usage.reasoning_output_tokens)
+        if _is_detailed():
+            self.log.debug(
+                "job.settled",
+                job=job.id,
+                outcome=label,
+                waited_s=round(waited_s, 4),
+                ran_s=round(ran_s, 4),
+                attempts=attempts,
+            )
 
     # --- pool ------------------------------------------------------------------------------------------------
 
-    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState, reason: str) -> None:
-        self._transitions(worker.profile, source, target).inc()
-        self.log.debug("worker.moved", worker=str(worker), source=source, target=target, reason=reason)
+    def stalled(self, seconds: float) -> None:
+        self._stalls.inc()
+        self.log.warning("service.stalled", seconds=round(seconds, 3))
+
+    def lease_released(self, lease: Lease) -> None:
+        if _is_detailed():
+            self.log.debug("lease.released", lease=lease.id, worker=str(lease.worker))
+
+    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState, reason: str = "") -> None:
+        self._transitions(worker.profile, source, target, _REASONS.get(reason, "other")).inc()
+        if target is WorkerState.QUARANTINED:
+            self._quarantined_at[worker] = time.perf_counter()
+        elif (began_at := self._quarantined_at.pop(worker, None)) is not None:
+            self._quarantine_s(worker.profile).observe(time.perf_counter() - began_at)
+        self.log.debug("worker.moved", worker=str(worker), source=str(source), target=str(target), reason=reason)
 
     def worker_booted(self, worker: WorkerId, version: str, boot_s: float) -> None:
         self.versions[worker.profile] = version
@@ -233,7 +407,7 @@ class Observability(PoolObserver, SchedulerObserver):
     def frames_counted(self, counts: dict[str, int]) -> None:
         for kind, count in counts.items():
             if count:
-                self._frames(kind).inc(count)
+                (self._apart.get(kind) or self._frames(kind)).inc(count)
 
     def bug_found(self, where: str, error: Exception) -> None:
         self._bugs("worker").inc()
@@ -241,32 +415,79 @@ class Observability(PoolObserver, SchedulerObserver):
 
 
 class _Gauges(Collector):
-    """Reads the cores' own numbers, so that nothing is counted twice."""
+    """Reads the cores' own numbers, so that nothing is counted twice; `running` gives each running job's tenant."""
 
-    def __init__(self, pool: Pool, scheduler: Scheduler) -> None:
+    def __init__(self, pool: Pool, scheduler: Scheduler, running: Mapping[str, str]) -> None:
         self._pool = pool
         self._scheduler = scheduler
+        self._running = running
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"codex_completions_{name}", text, labels=labels)
-
-        workers = gauge("workers", "Workers by state", "profile", "state")
-        seats = gauge("seats", "Turns that ready workers can run at once", "profile")
-        free = gauge("seats_free", "Seats without a turn", "profile")
-        for row in self._pool.snapshot():
-            for state, count in row.workers.items():
-                workers.add_metric((row.profile, state), count)
-            seats.add_metric((row.profile,), row.seats)
-            free.add_metric((row.profile,), row.free)
-        waiting = gauge("jobs_waiting", "Jobs without a seat", "profile")
-        running = gauge("jobs_running", "Jobs with a seat", "profile")
-        for queue in self._scheduler.snapshot():
-            waiting.add_metric((queue.profile,), queue.waiting)
-            running.add_metric((queue.profile,), queue.running)
-        draining = gauge("draining", "1 while no new work is taken")
+        draining = _gauge("draining", "1 while no new work is taken")
         draining.add_metric((), int(self._scheduler.is_draining))
-        return (workers, seats, free, waiting, running, draining)
+        tenants = _gauge("tenant_running", "Turns of each key", "tenant")
+        for tenant, count in Counts(self._running.values()).items():
+            tenants.add_metric((tenant,), count)
+        return (*_of_pool(self._pool.snapshot()), *_of_queues(self._scheduler.snapshot()), tenants, draining)
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"codex_completions_{name}", text, labels=labels)
+
+
+def _of_pool(rows: Iterable[ProfileSnapshot]) -> tuple[GaugeMetricFamily, ...]:
+    workers = _gauge("workers", "Workers by state", "profile", "state")
+    by_number = {
+        "seats": _gauge("seats", "Turns that workers in service can run at once", "profile"),
+        "seats_free": _gauge("seats_free", "Seats without a turn", "profile"),
+        "breaker_open": _gauge("breaker_open", "1 while boots fail so often that few are tried", "profile"),
+        "panic": _gauge("panic", "1 while so many workers look sick that none is judged", "profile"),
+        "outdated": _gauge("workers_outdated", "Workers of an earlier configuration", "profile"),
+        "rss": _gauge("worker_rss_bytes", "Memory of the largest worker", "profile"),
+    }
+    for row in rows:
+        for state, count in row.workers.items():
+            workers.add_metric((row.profile, state), count)
+        numbers = {
+            "seats": row.seats,
+            "seats_free": row.free,
+            "breaker_open": int(row.is_broken),
+            "panic": int(row.is_panicking),
+            "outdated": row.outdated,
+            "rss": max((worker.rss_bytes for worker in row.each), default=0),
+        }
+        for name, number in numbers.items():
+            by_number[name].add_metric((row.profile,), number)
+    return (workers, *by_number.values())
+
+
+def _of_queues(rows: Iterable[QueueSnapshot]) -> tuple[GaugeMetricFamily, ...]:
+    waiting = _gauge("jobs_waiting", "Jobs without a seat", "profile", "priority")
+    limit = _gauge("seats_limit", "Turns that may run at once, where there is such a limit", "profile")
+    by_number = {
+        "running": _gauge("jobs_running", "Jobs with a seat", "profile"),
+        "oldest": _gauge("oldest_wait_seconds", "How long the oldest job has waited", "profile"),
+        "predicted": _gauge("predicted_wait_seconds", "What a new job would wait", "profile"),
+        "tokens": _gauge("retry_tokens", "Turns that may be run again now", "profile"),
+        "overloaded": _gauge("codel_overloaded", "1 while waits stay over the target", "profile"),
+        "marked": _gauge("poison_marks", "Open jobs that have crashed a worker", "profile"),
+    }
+    for row in rows:
+        for priority, count in row.by_priority.items():
+            waiting.add_metric((row.profile, priority), count)
+        if row.limit is not None:
+            limit.add_metric((row.profile,), row.limit)
+        numbers = {
+            "running": row.running,
+            "oldest": row.oldest_wait_s,
+            "predicted": row.predicted_wait_s,
+            "tokens": row.retry_tokens,
+            "overloaded": int(row.is_overloaded),
+            "marked": row.marked,
+        }
+        for name, number in numbers.items():
+            by_number[name].add_metric((row.profile,), number)
+    return (waiting, limit, *by_number.values())

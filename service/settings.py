@@ -31,6 +31,8 @@ from pool.health import ProbeLimits
 from pool.home import OWN_VARIABLES
 from pool.profile import MAX_SLOTS, Credentials, Profile, RetireLimits
 from pool.turn import TurnLimits
+from scheduler.model import QueuePolicy
+from service.routing import Routes
 
 PREFIX = "CODEX_COMPLETIONS_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -68,6 +70,7 @@ HomePath = Annotated[Path, AfterValidator(_expanded)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+PriorityName = Literal["interactive", "standard", "batch"]
 
 
 class _Model(BaseModel):
@@ -106,6 +109,18 @@ class KeySettings(_Model):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal.")
     requests_per_minute: int | None = Field(None, ge=1, description="This key's contract; unset: no limit.")
     weight: float = Field(1.0, ge=0.01, le=100, description="This key's share of a full service, beside others.")
+    priority: PriorityName = Field("standard", description="The class of requests that ask for none.")
+    max_priority: PriorityName | None = Field(
+        None, description="The highest class that requests may ask for; unset: `priority`."
+    )
+    seats: int | None = Field(None, ge=1, description="Most turns at once in one profile; unset: no limit.")
+    queue_max: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Most jobs that may wait in one profile; unset: the profile's `queue_share`.",
+    )
+    max_deadline_s: Seconds | None = Field(None, description="Longest whole request; unset: no limit.")
 
     @field_validator("sha256")
     @classmethod
@@ -113,6 +128,13 @@ class KeySettings(_Model):
         if value in _KNOWN_WEAK:
             raise ValueError("this is the hash of a key that everybody knows")
         return value
+
+    @model_validator(mode="after")
+    def _may_ask_for_its_own(self) -> Self:
+        order = ("batch", "standard", "interactive")
+        if self.max_priority is not None and order.index(self.max_priority) < order.index(self.priority):
+            raise ValueError(f"max_priority {self.max_priority!r} is below priority {self.priority!r}")
+        return self
 
 
 class LimitSettings(_Model):
@@ -159,6 +181,26 @@ class ProfileSettings(_Model):
     slots: int = Field(8, ge=1, le=MAX_SLOTS, description="Turns that one process runs at once.")
     queue_max: int = Field(64, ge=1, le=100_000, description="Jobs that may wait for a seat.")
     queue_budget_s: Seconds = Field(10.0, description="How long a job may wait for a seat.")
+    queue_share: float = Field(
+        0.5, gt=0, le=1, description="Part of `queue_max` that one key may take, where there are several."
+    )
+    seats_limit: int | None = Field(None, ge=1, description="Most turns at once, over all workers; unset: all seats.")
+    aimd: bool = Field(
+        default=False, description="Lower that limit when the provider is overloaded, and raise it slowly."
+    )
+    codel_target_s: float = Field(
+        0.5, ge=0, le=86400, description="Wait that may last; above it for long, waiting jobs are shed. 0: never."
+    )
+    attempts: int = Field(
+        2, ge=1, le=10, description="How often a job may be started, if nothing is seen of it before."
+    )
+    retry_ratio: float = Field(0.1, ge=0, le=1, description="Of all jobs, how many may be started again.")
+    retry_reserve: int | None = Field(
+        None, ge=0, le=100_000, description="How many more may be at once; unset: twice `slots`, at least 3."
+    )
+    penalty_s: float = Field(
+        600.0, ge=0, le=86400, description="How long a request that crashed two workers is refused. 0: not at all."
+    )
     pass_env: tuple[str, ...] = Field((), description="Variables that workers get as they are, such as HTTPS_PROXY.")
     spares: int = Field(0, ge=0, le=16, description="More processes that are booted and wait to take another's place.")
     probation_s: float = Field(10.0, ge=0, le=3600, description="A new worker gets two turns at most for so long.")
@@ -185,12 +227,47 @@ class ProfileSettings(_Model):
         return self
 
 
+class TargetSettings(_Model):
+    """One of several profiles that share a public model name."""
+
+    profile: Name = Field(description="Whose workers answer.")
+    weight: float = Field(1.0, ge=0, le=1_000_000, description="Its share of the requests, beside the others' weights.")
+    model: str | None = Field(None, min_length=1, description="The provider's model id; unset: the route's.")
+
+
 class RouteSettings(_Model):
     """What a public model name stands for."""
 
     profile: Name = Field("default", description="Whose workers answer.")
     model: str | None = Field(None, min_length=1, description="The provider's model id; unset: the profile's default.")
+    targets: tuple[TargetSettings, ...] = ()
+    sticky: bool = Field(default=False, description="A key always gets the same one of the targets.")
+    fallback: tuple[Name, ...] = Field(
+        (), description="Profiles to ask, in this order, when there is no room or no worker in time."
+    )
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="Further names, which are listed too."
+    )
     effort: Effort | None = Field(None, description="Reasoning effort when the request names none.")
+    effort_suffixes: bool = Field(
+        default=False, description="NAME-minimal, -low, -medium, -high and -xhigh are NAME with that effort."
+    )
+    priority: PriorityName | None = Field(
+        None, description="The class of requests that ask for none; unset: the key's."
+    )
+    deadline_s: Seconds | None = Field(None, description="Longest whole request; unset: no limit.")
+    queue_budget_s: Seconds | None = Field(
+        None, description="How long a job may wait for a seat; unset: as the profile says."
+    )
+    max_prompt_chars: int | None = Field(
+        None, ge=1, description="Longest prompt in characters, below the server's own limit."
+    )
+
+    @model_validator(mode="after")
+    def _leads_one_way(self) -> Self:
+        if self.targets and "profile" in self.model_fields_set:
+            raise ValueError("set profile or targets, not both")
+        return self
 
 
 def _default_models() -> dict[str, RouteSettings]:
@@ -232,17 +309,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        for name, route in self.models.items():
-            if route.profile not in self.profiles:
-                raise ValueError(f"models.{name}: there is no profile {route.profile!r}")
         names = [key.name for key in self.keys] + (["default"] if self.api_key else [])
         if len(set(names)) != len(names):
             raise ValueError("keys: every key needs a name of its own ('default' is the one in api_key)")
         hashes = self.key_hashes().values()
         if len(set(hashes)) != len(hashes):
             raise ValueError("keys: two of them are the same key")
-        if len({name.lower() for name in self.models}) != len(self.models):
-            raise ValueError("models: names must differ in more than upper and lower case")
+        Routes(self)
         return self
 
     @classmethod
@@ -363,9 +436,10 @@ def profiles(settings: Settings, environ: Mapping[str, str]) -> tuple[Profile, .
     Raises:
         ConfigurationError: a profile's credentials are missing.
     """
+    targets = list(Routes(settings).targets())
     out = []
     for name, profile in settings.profiles.items():
-        routed = (route.model for route in settings.models.values() if route.profile == name and route.model)
+        routed = (target.model for target in targets if target.profile == name)
         out.append(
             Profile(
                 name=name,
@@ -373,7 +447,9 @@ def profiles(settings: Settings, environ: Mapping[str, str]) -> tuple[Profile, .
                 default_model=profile.default_model,
                 credentials=_credentials(name, profile, environ),
                 codex_bin=profile.codex_bin,
-                models=tuple(dict.fromkeys((*profile.models, *routed))),
+                models=tuple(
+                    dict.fromkeys((*profile.models, *(slug for slug in routed if slug != profile.default_model)))
+                ),
                 workers=profile.workers,
                 slots=profile.slots,
                 env=tuple((variable, environ[variable]) for variable in profile.pass_env if variable in environ),
@@ -389,6 +465,30 @@ def profiles(settings: Settings, environ: Mapping[str, str]) -> tuple[Profile, .
             )
         )
     return tuple(out)
+
+
+def queue_policies(settings: Settings) -> dict[str, QueuePolicy]:
+    """Each profile's rules for its queue."""
+    return {
+        name: QueuePolicy(
+            queue_max=profile.queue_max,
+            seats_limit=profile.seats_limit,
+            codel_target_s=profile.codel_target_s,
+            retry_ratio=profile.retry_ratio,
+            retry_reserve=max(3, 2 * profile.slots) if profile.retry_reserve is None else profile.retry_reserve,
+            attempts=profile.attempts,
+            aimd=profile.aimd,
+            min_limit=profile.workers,
+            penalty_s=profile.penalty_s,
+        )
+        for name, profile in settings.profiles.items()
+    }
+
+
+def require_keys(settings: Settings) -> None:
+    """Raise ConfigurationError when nobody could ask for anything."""
+    if not settings.key_hashes():
+        raise ConfigurationError("no API key is configured: `codex-completions key` makes one")
 
 
 def _credentials(name: str, profile: ProfileSettings, environ: Mapping[str, str]) -> Credentials:

@@ -15,12 +15,24 @@ from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """Everything a handler may use."""
+class Configuration:
+    """Everything that a reload replaces, as a whole: settings, and what is made of them."""
 
     settings: Settings
     keyring: Keyring
     routes: Routes
+
+    @classmethod
+    def of(cls, settings: Settings, before: Configuration | None = None) -> Configuration:
+        """What these settings amount to; the counts of keys that `before` knew go on."""
+        return cls(settings, Keyring(settings, before.keyring if before else None), Routes(settings))
+
+
+@dataclass(slots=True)
+class Service:
+    """Everything a handler may use. `current` is replaced by a reload: take it once, and keep what you took."""
+
+    current: Configuration
     pool: Pool
     scheduler: Scheduler
     observability: Observability

@@ -9,11 +9,19 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from pool.worker_state import transition_table
-from service.api.errors import FAULTS
+from service.api.errors import ACTED, FAULTS, INTERRUPTED, OUTCOMES, REJECTIONS
 from service.observability import Observability
 from service.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+GAUGES = (
+    *("workers", "workers_outdated", "worker_rss_bytes", "breaker_open", "panic", "seats", "seats_free", "draining"),
+    *("seats_limit", "jobs_waiting", "jobs_running", "tenant_running", "oldest_wait_seconds", "predicted_wait_seconds"),
+    *("codel_overloaded", "retry_tokens", "poison_marks"),
+)
+"""What is read at the moment of a scrape; `tests/service/test_ops.py` scrapes a service for them."""
 
 
 def settings_tables() -> str:
@@ -28,7 +36,9 @@ def settings_tables() -> str:
         ("`[profiles.NAME]`", definitions["ProfileSettings"]),
         ("`[profiles.NAME.limits]`, in seconds", definitions["LimitSettings"]),
         ("`[profiles.NAME.probes]`", definitions["ProbeSettings"]),
+        ("`[profiles.NAME.retire]`", definitions["RetireSettings"]),
         ("`[models.NAME]`", definitions["RouteSettings"]),
+        ("One of `targets` in `[models.NAME]`", definitions["TargetSettings"]),
     ]
     return "\n\n".join(f"## {title}\n\n{_table(group)}" for title, group in groups)
 
@@ -59,9 +69,9 @@ def _bounds(field: dict[str, Any]) -> str:
 
 
 def error_table() -> str:
-    """How the failures of a turn are told."""
+    """How it is told that a job was not taken, did not get to its end, or failed."""
     rows = ["| Status | `type` | `code` | `retryable` | Message |", "|---|---|---|---|---|"]
-    for row in FAULTS.values():
+    for row in (*REJECTIONS.values(), *OUTCOMES.values(), INTERRUPTED, *FAULTS.values(), ACTED):
         retryable = {True: "true", False: "false", None: "not known"}[row.retryable]
         message = f"the provider's own words, or: {row.message}" if row.quoted else row.message
         rows.append(f"| {row.status} | `{row.type}` | `{row.code}` | {retryable} | {message} |")
@@ -96,12 +106,8 @@ def test_every_metric_has_a_row_and_every_row_a_metric() -> None:
     for collector in observability.collectors:
         for metric in collector.collect():
             names.add(metric.name + ("_total" if metric.type == "counter" else ""))
-    gauges = {name for name in documented if name not in names}
     assert names <= documented
-    assert gauges == {
-        f"codex_completions_{name}"
-        for name in ("workers", "seats", "seats_free", "jobs_waiting", "jobs_running", "draining")
-    }
+    assert documented - names == {f"codex_completions_{name}" for name in GAUGES}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -73,10 +73,19 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_chars: int = 0
 
 
-def parse_chat(
-    body: bytes, *, known_model: Callable[[str], bool], max_prompt_chars: int | None, max_choices: int
-) -> ChatRequest:
-    """The request in a body.
+class Model(Protocol):
+    """What the checks have to know of a model."""
+
+    @property
+    def max_prompt_chars(self) -> int | None:
+        """Longest prompt in characters, None for no limit."""
+
+
+M = TypeVar("M", bound=Model)
+
+
+def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int) -> tuple[ChatRequest, M]:
+    """The request in a body, and what `find` knows of its model.
 
     Raises:
         ApiError: a 4xx for the first check that fails. What is well formed but not done is refused last, so that a
@@ -89,10 +98,11 @@ def parse_chat(
     _check_logprobs(fields)
     output_format = _response_format(fields.get("response_format"))
     _check_seed(fields.get("seed"))
-    if not known_model(model):
+    found = find(model)
+    if found is None:
         raise model_not_found(model)
     prompt_chars = count_chars(messages)
-    if max_prompt_chars is not None and prompt_chars > max_prompt_chars:
+    if found.max_prompt_chars is not None and prompt_chars > found.max_prompt_chars:
         raise _too_long()
     _check_temperature(fields.get("temperature"))
     _check_top_p(fields.get("top_p"))
@@ -104,7 +114,7 @@ def parse_chat(
     if not options.stream and options.stream_options is not None:
         raise invalid("stream_options is only allowed when stream is true", "stream_options")
     _refuse_unsupported(fields, options, choices, output_format, tools)
-    return ChatRequest(
+    request = ChatRequest(
         model=model,
         messages=history.entries,
         stream=bool(options.stream),
@@ -114,6 +124,7 @@ def parse_chat(
         ignored=_ignored(fields, options, history.ignored),
         prompt_chars=prompt_chars,
     )
+    return request, found
 
 
 # --- what is not done --------------------------------------------------------------------------------------------

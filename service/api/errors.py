@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import random
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import msgspec
 
-from pool.events import Fault, FaultKind, Finish
+from pool.events import Fault, FaultKind, Finish, Trace
 from pool.protocol.messages import replace_surrogates
 from scheduler.model import (
     Abandoned,
@@ -219,97 +219,78 @@ FAULTS: dict[FaultKind, _Row] = {
 """Source: OpenAI's error codes; where the predecessor had a name for the same thing, its name and status."""
 
 
-def from_fault(fault: Fault, *, jitter: Jitter = random) -> ApiError:
-    """What the client is told of a failed turn."""
-    row = FAULTS[fault.kind]
-    return ApiError(
-        status=row.status,
-        message=(row.quoted and redact(fault.message)) or row.message,
-        type=row.type,
-        code=row.code,
-        retryable=row.retryable,
-        retry_after_s=_spread(_hinted(fault) or row.retry_after_s, jitter),
-    )
+ACTED = _Row(502, _SERVER, "worker_lost", _FINAL, "app-server worker was lost after the turn had begun to act")
+"""Instead of the row of a lost worker, when the turn may have done something that must not happen twice."""
 
+
+def from_fault(fault: Fault, trace: Trace = Trace.NONE, *, jitter: Jitter = random) -> ApiError:
+    """What the client is told of a failed turn."""
+    is_lost = fault.kind in (FaultKind.WORKER_LOST, FaultKind.WORKER_REPLACED)
+    row = ACTED if is_lost and trace is Trace.ACTED else FAULTS[fault.kind]
+    message = row.quoted and redact(fault.message)
+    return _as_error(row, message or row.message, _hinted(fault) or row.retry_after_s, jitter)
+
+
+# --- what became of a job ----------------------------------------------------------------------------------------
 
 REJECTIONS: dict[type[Rejected], _Row] = {
-    Draining: _Row(503, _UNAVAILABLE, "draining", _AGAIN, ""),
-    Penalized: _Row(422, _INVALID, "request_crashes_worker", _FINAL, ""),
-    NotReady: _Row(503, _UNAVAILABLE, "worker_not_ready", _AGAIN, ""),
-    TenantQueueFull: _Row(429, "rate_limit_error", "tenant_queue_full", _AGAIN, ""),
-    QueueFull: _Row(503, _UNAVAILABLE, "queue_full", _AGAIN, ""),
-    WaitTooLong: _Row(503, _UNAVAILABLE, "queue_wait_too_long", _AGAIN, ""),
+    QueueFull: _Row(503, _UNAVAILABLE, "queue_full", _AGAIN, "the queue is full"),
+    TenantQueueFull: _Row(
+        429, "rate_limit_error", "tenant_queue_full", _AGAIN, "this key has too many requests waiting"
+    ),
+    WaitTooLong: _Row(503, _UNAVAILABLE, "queue_wait_too_long", _AGAIN, "no worker will come free in time"),
+    NotReady: _Row(503, _UNAVAILABLE, "worker_not_ready", _AGAIN, "no worker is up"),
+    Draining: _Row(503, _UNAVAILABLE, "draining", _AGAIN, "the service takes no new work"),
+    Penalized: _Row(422, _INVALID, "request_crashes_worker", _FINAL, "this request has crashed its workers before"),
 }
+"""Of a job that the scheduler did not take."""
+
+OUTCOMES: dict[type[Outcome], _Row] = {
+    Expired: _Row(503, _UNAVAILABLE, "queue_timeout", _AGAIN, "no worker came free in time"),
+    Shed: _Row(503, _UNAVAILABLE, "queue_shed", _AGAIN, "the queue is too slow for all who wait"),
+    Overdue: _Row(504, _TIMEOUT, "deadline_exceeded", _FINAL, "the request's deadline has passed"),
+    CrashesWorker: _Row(500, _SERVER, "request_crashes_worker", _FINAL, "this request has crashed its workers"),
+    CutOff: _Row(503, _UNAVAILABLE, "draining", _AGAIN, "the service is stopping", retry_after_s=5.0),
+    Overrun: _Row(499, "request_cancelled", "client_too_slow", None, "the answer was not read in time"),
+    Abandoned: _Row(499, "request_cancelled", "request_aborted", None, "request aborted by client"),
+}
+"""Of a job that was taken, and did not end with its turn. The wait after `CutOff` is about what a successor needs to be
+up; the last two have no client that could read a status line: theirs are for the log and for streams."""
+
+INTERRUPTED = _Row(502, _SERVER, "turn_interrupted", _AGAIN, "the turn was interrupted")
+"""By nobody's wish."""
 
 
 def from_rejection(rejection: Rejected, *, jitter: Jitter = random) -> ApiError:
     """What the client is told when the scheduler did not take the job."""
     row = REJECTIONS[type(rejection)]
-    return ApiError(
-        status=row.status,
-        message=str(rejection),
-        type=row.type,
-        code=row.code,
-        retryable=row.retryable,
-        retry_after_s=_spread(rejection.retry_after_s, jitter),
-    )
+    return _as_error(row, row.message, rejection.retry_after_s if row.retryable else None, jitter)
 
 
 def from_outcome(outcome: Outcome, *, jitter: Jitter = random) -> ApiError | None:
-    """What the client is told when its job ended like this; None when it ended with an answer.
-
-    `Abandoned` and `Overrun` have no client that could read a status line: theirs is for the log and for streams.
-    """
+    """What the client is told when its job ended like this; None when it ended with an answer."""
     match outcome:
-        case Ended(end):
-            if end.fault is not None:
-                return from_fault(end.fault, jitter=jitter)
-            if end.finish is not Finish.INTERRUPTED:
-                return None
-            return ApiError(
-                status=502, message="the turn was interrupted", type=_SERVER, code="turn_interrupted", retryable=True
-            )
-        case Expired():
-            return _unavailable("queue_timeout", "no worker came free in time", outcome.retry_after_s, jitter)
-        case Shed():
-            return _unavailable("queue_shed", "too many wait too long", outcome.retry_after_s, jitter)
-        case Overdue():
-            return ApiError(
-                status=504, message="the deadline has passed", type=_TIMEOUT, code="deadline_exceeded", retryable=False
-            )
-        case CrashesWorker():
-            return ApiError(
-                status=500,
-                message="the request crashes its workers",
-                type=_SERVER,
-                code="request_crashes_worker",
-                retryable=False,
-            )
-        case CutOff():
-            return _unavailable("draining", "the service is stopping", CUT_OFF_RETRY_S, jitter)
-        case Overrun():
-            return ApiError(
-                status=499, message="the answer was not read in time", type="request_cancelled", code="client_too_slow"
-            )
-        case Abandoned():
-            return ApiError(
-                status=499, message="request aborted by client", type="request_cancelled", code="request_aborted"
-            )
+        case Ended(end) if end.fault is not None:
+            return from_fault(end.fault, end.trace, jitter=jitter)
+        case Ended(end) if end.finish is not Finish.INTERRUPTED:
+            return None
+        case Ended():
+            row, retry_after_s = INTERRUPTED, None
+        case Expired() | Shed():
+            row, retry_after_s = OUTCOMES[type(outcome)], outcome.retry_after_s
         case _:
-            assert_never(outcome)
+            row = OUTCOMES[type(outcome)]
+            retry_after_s = row.retry_after_s
+    return _as_error(row, row.message, retry_after_s, jitter)
 
 
-CUT_OFF_RETRY_S = 5.0
-"""About what a successor needs to be up."""
-
-
-def _unavailable(code: str, message: str, retry_after_s: float, jitter: Jitter) -> ApiError:
+def _as_error(row: _Row, message: str, retry_after_s: float | None, jitter: Jitter) -> ApiError:
     return ApiError(
-        status=503,
+        status=row.status,
         message=message,
-        type=_UNAVAILABLE,
-        code=code,
-        retryable=True,
+        type=row.type,
+        code=row.code,
+        retryable=row.retryable,
         retry_after_s=_spread(retry_after_s, jitter),
     )
 

@@ -6,20 +6,24 @@ import asyncio
 import secrets
 import time
 from collections.abc import Coroutine
+from itertools import chain
 from typing import Any
 
 from aiohttp import hdrs, web
+from msgspec.structs import replace
 
 from pool.events import Finish, TextDelta, TurnEnd, TurnEvent
-from scheduler.model import Ended, Job, Outcome, Rejected
+from scheduler.model import Ended, Job, NotReady, Outcome, QueueFull, Rejected, WaitTooLong
 from scheduler.ticket import Ticket
+from service.admission import Tenant, count
 from service.api.body import unpacked
 from service.api.chat import ChatRequest, parse_chat
 from service.api.errors import ApiError, from_outcome, from_rejection, internal, too_large
+from service.api.headers import PRIORITY_APPLIED_HEADER, read_deadline_s, read_priority
 from service.encode.collect import chat_completion
 from service.encode.sse import DONE, ChatStream, keepalive
 from service.observability import outcome_label
-from service.routing import Route
+from service.routing import Plan, Target
 from service.settings import ServerSettings
 from service.state import FACTS, REQUEST_ID, SERVICE, Service
 from service.translate import to_turn
@@ -43,19 +47,35 @@ async def create(request: web.Request) -> web.StreamResponse:
         ApiError: anything that goes wrong before the first byte of the answer.
     """
     service = request.app[SERVICE]
-    tenant = service.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
-    request[FACTS]["tenant"] = tenant
-    await service.keyring.count(tenant)
-    chat = parse_chat(
-        await _body(request, service.settings.server),
-        known_model=service.routes.__contains__,
-        max_prompt_chars=service.settings.server.max_prompt_chars,
-        max_choices=MAX_CHOICES,
+    tenant = service.current.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
+    facts = request[FACTS]
+    facts["tenant"] = tenant.name
+    await count(tenant)
+    wanted, deadline_s = read_priority(request.headers), read_deadline_s(request.headers)
+    body = await _body(request, service.current.settings.server)
+    current = service.current  # from here to the scheduler nobody waits, so that what it names is still there
+    chat, route = parse_chat(body, find=current.routes.find, max_choices=MAX_CHOICES)
+    priority = tenant.allowed(wanted or route.priority or tenant.priority)
+    plan = current.routes.plan(route, tenant.name)
+    facts |= {"model": route.public, "profile": plan[0].profile, "stream": chat.stream, "priority": priority}
+    deadlines = [limit for limit in (deadline_s, route.deadline_s, tenant.max_deadline_s) if limit is not None]
+    job = Job(
+        id=request[REQUEST_ID],
+        profile=plan[0].profile,
+        tenant=tenant.name,
+        turn=to_turn(chat, model=plan[0].model, effort=route.effort),
+        queue_budget_s=plan[0].queue_budget_s,
+        size=chat.prompt_chars,
+        weight=tenant.weight,
+        priority=priority,
+        deadline_s=min(deadlines, default=None),
+        seats=tenant.seats,
+        queue_share=tenant.queue_max or plan[0].tenant_queue_max,
     )
-    route = service.routes.find(chat.model)
-    assert route is not None  # noqa: S101 - `parse_chat` has just asked
-    answer = _Answer(request, service, chat, route)
-    ticket = _submit(service, request, chat, route, tenant)
+    answer = _Answer(request, service, chat, current.settings.server)
+    if wanted is not None and wanted is not priority:
+        answer.headers[PRIORITY_APPLIED_HEADER] = priority
+    ticket = _submit(service, job, plan[1:], tenant)
     try:
         return await (answer.stream(ticket) if chat.stream else answer.collect(ticket))
     finally:
@@ -65,7 +85,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def head(request: web.Request) -> web.Response:
     """Whether the key is good."""
-    request.app[SERVICE].keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
+    request.app[SERVICE].current.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
     return web.Response()
 
 
@@ -93,36 +113,50 @@ async def _body(request: web.Request, limits: ServerSettings) -> bytes:
     return unpacked(bytes(body), request.headers.get(hdrs.CONTENT_ENCODING, ""), limits.max_body_bytes)
 
 
-def _submit(service: Service, request: web.Request, chat: ChatRequest, route: Route, tenant: str) -> Ticket:
-    job = Job(
-        id=request[REQUEST_ID],
-        profile=route.profile,
-        tenant=tenant,
-        turn=to_turn(chat, model=route.model, effort=route.effort),
-        queue_budget_s=service.settings.profiles[route.profile].queue_budget_s,
-        size=chat.prompt_chars,
-        weight=service.keyring.weight(tenant),
+def _submit(service: Service, job: Job, fallback: Plan, tenant: Tenant) -> Ticket:
+    """A ticket for the job, or for the same job at the first of `fallback` that has room and workers for it.
+
+    Raises:
+        ApiError: none has; it says when the first of them may have.
+    """
+    refusals: list[tuple[str, Rejected]] = []
+    for each in chain((job,), (_moved(job, target, tenant) for target in fallback)):
+        try:
+            ticket = service.scheduler.submit(each)
+        except (NotReady, QueueFull, WaitTooLong) as refusal:
+            refusals.append((each.profile, refusal))
+        except Rejected as rejection:
+            raise from_rejection(rejection) from None
+        else:
+            for profile, why in refusals:
+                service.observability.fell_back(profile, why)
+            return ticket
+    raise from_rejection(min((refusal for _, refusal in refusals), key=lambda refusal: refusal.retry_after_s))
+
+
+def _moved(job: Job, target: Target, tenant: Tenant) -> Job:
+    """The same job, for somebody else."""
+    return replace(
+        job,
+        profile=target.profile,
+        turn=replace(job.turn, model=target.model),
+        queue_budget_s=target.queue_budget_s,
+        queue_share=tenant.queue_max or target.tenant_queue_max,
     )
-    try:
-        return service.scheduler.submit(job)
-    except Rejected as rejection:
-        raise from_rejection(rejection) from None
 
 
 class _Answer:
     """Turns one ticket's events into one HTTP answer."""
 
-    def __init__(self, request: web.Request, service: Service, chat: ChatRequest, route: Route) -> None:
+    def __init__(self, request: web.Request, service: Service, chat: ChatRequest, settings: ServerSettings) -> None:
+        self.headers = {IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}
         self._request = request
         self._service = service
-        self._settings = service.settings.server
+        self._settings = settings
         self._chat = chat
-        self._route = route
         self._began_at = time.perf_counter()
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())  # noqa: TID251 - the wire wants wall-clock seconds
-        version = service.observability.versions.get(route.profile)
-        self._fingerprint = f"fp_codex_{version or 'unknown'}"
         self._first_text_s: float | None = None
 
     async def collect(self, ticket: Ticket) -> web.Response:
@@ -132,7 +166,7 @@ class _Answer:
         while events := await ticket.read():
             texts = [event.text for event in events if isinstance(event, TextDelta)]
             if texts:
-                self._note_first_text()
+                self._note_first_text(ticket)
             chars += sum(map(len, texts))
             if chars > MAX_ANSWER_CHARS:
                 raise ApiError(
@@ -144,14 +178,14 @@ class _Answer:
             id=self._id,
             created=self._created,
             model=self._chat.model,
-            fingerprint=self._fingerprint,
+            fingerprint=self._fingerprint(ticket),
             text="".join(parts),
             finish=end.finish or Finish.STOP,
             usage=end.usage,
             prompt_chars=self._chat.prompt_chars,
             metadata=self._chat.metadata,
         )
-        response = web.Response(body=body, content_type="application/json", headers=self._headers())
+        response = web.Response(body=body, content_type="application/json", headers=self.headers)
         if estimated:
             response.headers[USAGE_HEADER] = "estimated"
         await response.prepare(self._request)
@@ -164,14 +198,14 @@ class _Answer:
             id=self._id,
             created=self._created,
             model=self._chat.model,
-            fingerprint=self._fingerprint,
+            fingerprint=self._fingerprint(ticket),
             include_usage=self._chat.include_usage,
             prompt_chars=self._chat.prompt_chars,
         )
         events = await _read(ticket, self._settings.commit_delay_s)
         if events == []:
             _ended(ticket.outcome)
-        response = web.StreamResponse(headers=STREAM_HEADERS | self._headers())
+        response = web.StreamResponse(headers=STREAM_HEADERS | self.headers)
         await response.prepare(self._request)
         try:
             await self._relay(response, encoder, ticket, events)
@@ -186,7 +220,7 @@ class _Answer:
     def note_end(self, ticket: Ticket) -> None:
         """Add to the log line what only the end knows."""
         facts = self._request[FACTS]
-        facts |= {"model": self._route.public, "profile": self._route.profile, "stream": self._chat.stream}
+        facts["profile"] = ticket.job.profile
         facts["outcome"] = outcome_label(ticket.outcome) if ticket.outcome is not None else "none"
         if self._first_text_s is not None:
             facts["first_text_s"] = round(self._first_text_s, 4)
@@ -205,7 +239,7 @@ class _Answer:
         chunks = encoder.role()
         while events != []:
             if events is not None:
-                self._note_first_text()
+                self._note_first_text(ticket)
                 chunks += encoder.events(events)
             elif self._wants_keepalive():
                 chunks += keepalive(int(time.time() * 1000))  # noqa: TID251 - as above
@@ -214,13 +248,13 @@ class _Answer:
             events = await _read(ticket, self._settings.keepalive_s)
         await self._write(response, chunks + _last_words(encoder, ticket.outcome))
 
-    def _headers(self) -> dict[str, str]:
-        return {IGNORED_HEADER: ", ".join(self._chat.ignored)} if self._chat.ignored else {}
+    def _fingerprint(self, ticket: Ticket) -> str:
+        return f"fp_codex_{self._service.observability.versions.get(ticket.job.profile) or 'unknown'}"
 
-    def _note_first_text(self) -> None:
+    def _note_first_text(self, ticket: Ticket) -> None:
         if self._first_text_s is None:
             self._first_text_s = time.perf_counter() - self._began_at
-            self._service.observability.first_text(self._route.profile, self._first_text_s)
+            self._service.observability.first_text(ticket.job.profile, self._first_text_s)
 
     def _wants_keepalive(self) -> bool:
         """Some desktop clients choke on comments."""

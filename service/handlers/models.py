@@ -17,21 +17,21 @@ def _model(name: str) -> dict[str, Any]:
 
 def _answer(request: web.Request, value: dict[str, Any]) -> web.Response:
     response = web.Response(body=msgspec.json.encode(value), content_type="application/json")
-    is_protected = request.app[SERVICE].settings.server.protect_models  # then no cache may give it to others
+    is_protected = request.app[SERVICE].current.settings.server.protect_models  # then no cache may give it to others
     response.headers["Cache-Control"] = f"{'private' if is_protected else 'public'}, max-age=60"
     return response
 
 
 def _authenticate(request: web.Request) -> None:
-    service = request.app[SERVICE]
-    if service.settings.server.protect_models:
-        service.keyring.tenant(request.headers.get("Authorization"))
+    current = request.app[SERVICE].current
+    if current.settings.server.protect_models:
+        current.keyring.tenant(request.headers.get("Authorization"))
 
 
 async def list_models(request: web.Request) -> web.Response:
     """Every public model name."""
     _authenticate(request)
-    names = request.app[SERVICE].routes.names()
+    names = request.app[SERVICE].current.routes.names()
     return _answer(request, {"object": "list", "data": [_model(name) for name in names]})
 
 
@@ -39,7 +39,7 @@ async def get_model(request: web.Request) -> web.Response:
     """One public model name, upper and lower case being the same."""
     _authenticate(request)
     name = request.match_info["id"]
-    route = request.app[SERVICE].routes.find(name)
+    route = request.app[SERVICE].current.routes.find(name)
     if route is None:
         raise model_not_found(name)
     return _answer(request, _model(route.public))

@@ -47,9 +47,25 @@ def _workers(service: Service) -> dict[str, Any]:
                 "seats_free": row.free,
                 "version": service.observability.versions.get(row.profile),
                 "last_failure": row.last_failure,
+                "breaker_open": row.is_broken,
+                "outdated": row.outdated,
             }
             for row in rows
         },
+    }
+
+
+def _queues(service: Service) -> dict[str, Any]:
+    return {
+        row.profile: {
+            "waiting": row.waiting,
+            "running": row.running,
+            "oldest_wait_s": round(row.oldest_wait_s, 3),
+            "predicted_wait_s": round(row.predicted_wait_s, 3),
+            "seats_limit": row.limit,
+            "overloaded": row.is_overloaded,
+        }
+        for row in service.scheduler.snapshot()
     }
 
 
@@ -62,7 +78,7 @@ async def healthz(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     ready, live = readiness(service), _liveness()
     body = {"ok": ready["ready"], "sandbox_mode": "read-only", "health": {"readiness": ready, "liveness": live}}
-    return _json(body | _common(service), 200)
+    return _json(body | _common(service) | {"queues": _queues(service)}, 200)
 
 
 async def readyz(request: web.Request) -> web.Response:
@@ -81,9 +97,9 @@ async def livez(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus' text format; for other hosts than this one a key is needed, unless configured otherwise."""
-    service = request.app[SERVICE]
-    if not service.settings.server.open_metrics and (not _is_local(request.remote) or _is_forwarded(request)):
-        service.keyring.tenant(request.headers.get("Authorization"))
+    current = request.app[SERVICE].current
+    if not current.settings.server.open_metrics and (not _is_local(request.remote) or _is_forwarded(request)):
+        current.keyring.tenant(request.headers.get("Authorization"))
     return await server_stats(request)
 
 

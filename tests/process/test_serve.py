@@ -233,7 +233,7 @@ def test_a_stop_lets_running_and_waiting_answers_finish_and_takes_nothing_new(co
         running = Request(port, A_WHILE, stream=True)
         running.until_text()
         waiting = Request(port, scripted(text="after all"))
-        wait_until(lambda: b'codex_completions_jobs_waiting{profile="default"} 1.0' in serving.get("/metrics").raw)
+        wait_until(lambda: b'jobs_waiting{priority="standard",profile="default"} 1.0' in serving.get("/metrics").raw)
         workers = serving.workers()
         serving.signal(signal.SIGTERM)
         serving.until_logged("service.draining")
@@ -451,7 +451,9 @@ def test_check_says_what_is_ready(command: Command) -> None:
     command.config["profiles"]["other"] = other
     done = command.run("check")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(done.stdout.splitlines()) == [
+    lines = done.stdout.splitlines()
+    assert lines[0] == "model codex-5: 1 to default (gpt-5.2)"
+    assert sorted(line for line in lines if not line.startswith("model ")) == [
         "profile default: Codex CLI 0.163.0 is ready",
         "profile other: Codex CLI 0.163.0 is ready",
     ]
@@ -464,7 +466,7 @@ def test_check_says_what_is_not_ready(command: Command) -> None:
     done = command.run("check")
     assert done.returncode == 3
     assert refusal(done) == "no worker came up for: sick"
-    ready, failed = sorted(done.stdout.splitlines())
+    ready, failed = sorted(line for line in done.stdout.splitlines() if not line.startswith("model "))
     assert ready == "profile default: Codex CLI 0.163.0 is ready"
     assert failed.startswith("profile sick: initialize was refused: ")
     assert command.runs() == []

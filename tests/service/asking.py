@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,14 +15,18 @@ GENERIC = "invalid_request_error"
 UNSUPPORTED = "unsupported_parameter"
 
 
+class Known(NamedTuple):
+    """The one model that there is."""
+
+    max_prompt_chars: int | None = None
+
+
 def parse(body: bytes, *, max_prompt_chars: int | None = None) -> ChatRequest:
     """The request in `body`, to a service that knows one model."""
-    return parse_chat(
-        body,
-        known_model=lambda name: name.lower() == "codex-5",
-        max_prompt_chars=max_prompt_chars,
-        max_choices=5,
-    )
+    models = {"codex-5": Known(max_prompt_chars)}
+    request, model = parse_chat(body, find=lambda name: models.get(name.lower()), max_choices=5)
+    assert model is models["codex-5"]
+    return request
 
 
 def ask(**fields: Any) -> ChatRequest:

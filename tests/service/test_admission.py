@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiolimiter import AsyncLimiter
 
-from service.admission import Keyring
+from scheduler.model import Priority
+from service.admission import Keyring, Tenant, count
 from service.api.errors import ApiError
 from service.settings import Settings
 from tests.support.virtual_time import in_virtual_time, pass_time
@@ -19,12 +20,16 @@ ALICE, BOB, ENVIRONMENT = "alices-key-0123456789-abcdef", "bobs-key-0123456789-a
 
 def keyring(**limits: int) -> Keyring:
     """Alice and Bob, held to `limits` by name, and one key from the environment."""
+    return Keyring(_settings(**limits))
+
+
+def _settings(**limits: int) -> Settings:
     keys = [
         {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), "requests_per_minute": limits.get(name)}
         for name, key in (("alice", ALICE), ("bob", BOB))
     ]
     settings: dict[str, Any] = {"keys": keys, "api_key": ENVIRONMENT}
-    return Keyring(Settings(**settings))
+    return Settings(**settings)
 
 
 def bearer(key: str) -> str:
@@ -34,8 +39,8 @@ def bearer(key: str) -> str:
 @pytest.mark.parametrize(("key", "tenant"), [(ALICE, "alice"), (BOB, "bob"), (ENVIRONMENT, "default")])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_a_key_is_known_by_the_name_of_who_is_charged(key: str, tenant: str, scheme: str) -> None:
-    assert keyring().tenant(f"{scheme} {key}") == tenant
-    assert keyring().tenant(f"{scheme}   {key} ") == tenant
+    assert keyring().tenant(f"{scheme} {key}").name == tenant
+    assert keyring().tenant(f"{scheme}   {key} ").name == tenant
 
 
 @pytest.mark.parametrize(
@@ -92,14 +97,49 @@ def test_a_key_has_the_weight_that_was_configured_and_one_from_the_environment_h
     key = {"name": "alice", "sha256": hashlib.sha256(ALICE.encode()).hexdigest(), "weight": 4.0}
     settings: dict[str, Any] = {"keys": [key], "api_key": ENVIRONMENT}
     ring = Keyring(Settings(**settings))
-    assert [ring.weight(ring.tenant(bearer(key))) for key in (ALICE, ENVIRONMENT)] == [4.0, 1.0]
+    assert [ring.tenant(bearer(key)).weight for key in (ALICE, ENVIRONMENT)] == [4.0, 1.0]
+
+
+def contract(**fields: Any) -> Tenant:
+    """What was agreed with Alice."""
+    settings: dict[str, Any] = {
+        "keys": [{"name": "alice", "sha256": hashlib.sha256(ALICE.encode()).hexdigest()} | fields]
+    }
+    return Keyring(Settings(**settings)).tenant(bearer(ALICE))
+
+
+def test_a_key_carries_what_was_agreed_with_it() -> None:
+    tenant = contract(seats=3, queue_max=7, max_deadline_s=30)
+    assert (tenant.seats, tenant.queue_max, tenant.max_deadline_s) == (3, 7, 30.0)
+    plain = contract()
+    assert (plain.seats, plain.queue_max, plain.max_deadline_s, plain.priority) == (None, None, None, Priority.STANDARD)
+
+
+HIGH, MID, LOW = Priority.INTERACTIVE, Priority.STANDARD, Priority.BATCH
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [
+        ({}, {HIGH: MID, MID: MID, LOW: LOW}),
+        ({"priority": "batch"}, {HIGH: LOW, MID: LOW, LOW: LOW}),
+        ({"priority": "interactive"}, {HIGH: HIGH, MID: MID, LOW: LOW}),
+        ({"priority": "batch", "max_priority": "standard"}, {HIGH: MID, MID: MID, LOW: LOW}),
+        ({"max_priority": "interactive"}, {HIGH: HIGH, MID: MID, LOW: LOW}),
+    ],
+)
+def test_a_class_above_the_highest_that_was_agreed_is_lowered_to_it(
+    fields: dict[str, str], given: dict[Priority, Priority]
+) -> None:
+    tenant = contract(**fields)
+    assert {wanted: tenant.allowed(wanted) for wanted in Priority} == given
 
 
 async def admit(ring: Keyring, key: str) -> str:
     """As a request is admitted: who it is, and one more on its contract."""
     tenant = ring.tenant(bearer(key))
-    await ring.count(tenant)
-    return tenant
+    await count(tenant)
+    return tenant.name
 
 
 async def refusal(ring: Keyring, key: str) -> ApiError:
@@ -170,3 +210,25 @@ async def test_a_wrong_key_costs_no_limiter_anything(monkeypatch: pytest.MonkeyP
         with pytest.raises(ApiError) as caught:
             await admit(ring, key)
         assert caught.value.status == 401
+
+
+@in_virtual_time
+async def test_a_new_configuration_forgets_no_count_of_a_contract_that_is_the_same() -> None:
+    ring = keyring(alice=1, bob=1)
+    await admit(ring, ALICE)
+    await admit(ring, BOB)
+    after = Keyring(_settings(alice=1, bob=2), ring)
+    await refusal(after, ALICE)
+    assert await admit(after, BOB) == "bob"
+
+
+@in_virtual_time
+async def test_a_contract_goes_with_its_name_and_not_with_the_key() -> None:
+    ring = keyring(alice=1)
+    await admit(ring, ALICE)
+    rotated = hashlib.sha256(ENVIRONMENT.encode()).hexdigest()
+    values: dict[str, Any] = {"keys": [{"name": "alice", "sha256": rotated, "requests_per_minute": 1}]}
+    after = Keyring(Settings(**values), ring)
+    await refusal(after, ENVIRONMENT)
+    with pytest.raises(ApiError):
+        after.tenant(bearer(ALICE))

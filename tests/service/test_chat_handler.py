@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -241,14 +243,45 @@ async def test_a_failure_after_commit_delay_is_an_error_in_the_stream(tmp_path: 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_worker_that_exits_before_the_first_text_is_a_503(api: RunningService, stream: bool) -> None:
-    answer = await api.chat(scripted(text="never said", exit=3, at="first"), stream=stream)
-    assert (answer.status, answer.code) == (503, "worker_lost")
-    assert answer.error["retryable"] is True
-    assert int(answer.headers["Retry-After"]) >= 1
-    assert int(answer.headers["retry-after-ms"]) >= 1
-    assert b"code 3" not in answer.raw, "nothing of the worker's internals"
-    await api.until_at_rest()
+async def test_a_worker_that_exits_before_the_first_text_is_a_503(tmp_path: Path, stream: bool) -> None:
+    async with running_service(tmp_path, profile={"attempts": 1}) as api:
+        answer = await api.chat(scripted(text="never said", exit=3, at="first"), stream=stream)
+        assert (answer.status, answer.code) == (503, "worker_lost")
+        assert answer.error["retryable"] is True
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert int(answer.headers["retry-after-ms"]) >= 1
+        assert b"code 3" not in answer.raw, "nothing of the worker's internals"
+        await api.until_at_rest()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_turn_whose_worker_dies_before_a_word_is_run_on_another_unseen(tmp_path: Path, stream: bool) -> None:
+    async with running_service(tmp_path, profile={"workers": 2}) as api:
+        workers = api.worker_pids()
+        async with asyncio.TaskGroup() as tasks:
+            asked = tasks.create_task(api.chat(scripted(text="after all", delay_s=0.5), stream=stream))
+            await until(lambda: api.running == 1)
+            (busy,) = api.busy_pids()
+            os.kill(busy, signal.SIGKILL)
+        answer = asked.result()
+        assert answer.status == 200
+        assert (answer.stream.text if stream else answer.text) == "after all"
+        assert workers > {busy}
+        assert api.counted("redispatches_total", profile="default", reason="worker_lost") == 1
+        assert api.counted("redispatched_total", profile="default", outcome="stop") == 1
+        await api.until_at_rest()
+
+
+async def test_a_request_that_crashes_two_workers_is_not_given_a_third(tmp_path: Path) -> None:
+    async with running_service(tmp_path, profile={"workers": 2}) as api:
+        poison = scripted(text="never said", exit=3, at="first")
+        first, again = await api.chat(poison), await api.chat(poison)
+        assert (first.status, first.code, first.error["retryable"]) == (500, "request_crashes_worker", False)
+        assert (again.status, again.code, again.error["retryable"]) == (422, "request_crashes_worker", False)
+        assert "Retry-After" not in again.headers
+        assert again.headers["x-should-retry"] == "false"
+        assert (await api.chat()).status == 200
+        await api.until_at_rest()
 
 
 async def test_a_worker_that_exits_after_some_text_ends_the_stream_with_an_error(api: RunningService) -> None:

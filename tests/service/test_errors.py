@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.events import Fault, FaultKind, Finish, TurnEnd
-from scheduler.model import Abandoned, CutOff, Draining, Ended, Expired, Outcome, Overrun, QueueFull
+from pool.events import Fault, FaultKind, Finish, Trace, TurnEnd
+from scheduler.model import (
+    Abandoned,
+    CrashesWorker,
+    CutOff,
+    Draining,
+    Ended,
+    Expired,
+    NotReady,
+    Outcome,
+    Overdue,
+    Overrun,
+    Penalized,
+    QueueFull,
+    Rejected,
+    Shed,
+    TenantQueueFull,
+    WaitTooLong,
+)
 from service.api.errors import (
     FAULTS,
     MAX_MESSAGE_CHARS,
+    OUTCOMES,
+    REJECTIONS,
     ApiError,
     from_fault,
     from_outcome,
@@ -115,15 +134,55 @@ def test_a_wait_named_by_another_kind_of_fault_is_not_believed() -> None:
 
 @pytest.mark.parametrize(
     ("rejection", "code"),
-    [(QueueFull("the queue is full", 2.4), "queue_full"), (Draining("draining", 2.4), "draining")],
+    [
+        (QueueFull("", 2.4), "queue_full"),
+        (TenantQueueFull("", 2.4), "tenant_queue_full"),
+        (WaitTooLong("", 2.4), "queue_wait_too_long"),
+        (NotReady("", 2.4), "worker_not_ready"),
+        (Draining("", 2.4), "draining"),
+    ],
 )
-def test_a_rejected_job_is_told_when_to_come_back(rejection: QueueFull | Draining, code: str) -> None:
+def test_a_rejected_job_is_told_when_to_come_back(rejection: Rejected, code: str) -> None:
     error = from_rejection(rejection, jitter=_no_jitter)
-    assert (error.status, error.code) == (503, code)
+    assert (error.status, error.code) == (429 if code == "tenant_queue_full" else 503, code)
+    assert error.type == ("rate_limit_error" if error.status == 429 else "backend_unavailable")
     headers = error.all_headers()
     assert headers["Retry-After"] == "3"
     assert headers["retry-after-ms"] == "2400"
     assert _error(error)["retryable"] is True
+
+
+def test_what_has_crashed_its_workers_is_not_to_be_tried_again() -> None:
+    for error in (from_rejection(Penalized("", 600.0)), from_outcome(CrashesWorker())):
+        assert error is not None
+        assert (error.code, error.retryable) == ("request_crashes_worker", False)
+        assert error.status in (422, 500)
+        assert error.all_headers() == {"x-should-retry": "false"}
+
+
+def test_every_rejection_and_every_outcome_is_in_the_table() -> None:
+    assert set(REJECTIONS) == set(Rejected.__subclasses__())
+    assert {*OUTCOMES, Ended} == set(get_args(Outcome))
+
+
+@pytest.mark.parametrize("kind", [FaultKind.WORKER_LOST, FaultKind.WORKER_REPLACED])
+@pytest.mark.parametrize(
+    ("trace", "status", "retryable"), [(Trace.NONE, 503, True), (Trace.SPOKEN, 503, True), (Trace.ACTED, 502, False)]
+)
+def test_a_turn_that_may_have_acted_is_not_to_be_tried_again(
+    kind: FaultKind, trace: Trace, status: int, retryable: bool
+) -> None:
+    error = from_outcome(Ended(TurnEnd(fault=Fault(kind, ""), trace=trace)))
+    assert error is not None
+    assert (error.status, error.code, error.retryable) == (status, "worker_lost", retryable)
+
+
+def test_what_a_turn_did_changes_nothing_about_another_fault() -> None:
+    fault = Fault(FaultKind.UPSTREAM, "")
+    acted, quiet = (from_outcome(Ended(TurnEnd(fault=fault, trace=trace))) for trace in (Trace.ACTED, Trace.NONE))
+    assert acted is not None
+    assert quiet is not None
+    assert (acted.status, acted.code) == (quiet.status, quiet.code) == (502, "upstream_error")
 
 
 @given(jitter=st.floats(0, 1, exclude_max=True), retry_after_s=st.floats(0, 600))
@@ -145,6 +204,9 @@ def test_an_answer_is_no_error(finish: Finish) -> None:
         (Ended(TurnEnd(finish=Finish.INTERRUPTED)), 502, "turn_interrupted"),
         (Ended(TurnEnd(fault=Fault(FaultKind.QUOTA, ""))), 429, "insufficient_quota"),
         (Expired(waited_s=1.0, retry_after_s=2.0), 503, "queue_timeout"),
+        (Shed(waited_s=1.0, retry_after_s=2.0), 503, "queue_shed"),
+        (Overdue(), 504, "deadline_exceeded"),
+        (CrashesWorker(), 500, "request_crashes_worker"),
         (CutOff(), 503, "draining"),
         (Overrun(), 499, "client_too_slow"),
         (Abandoned(), 499, "request_aborted"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
 import json
 import re
 import zlib
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from service.settings import KeySettings
 from tests.support.services import (
     AUTHORIZED,
     JSON_BODY,
@@ -21,6 +19,7 @@ from tests.support.services import (
     Answer,
     RunningService,
     body,
+    key,
     running_service,
     scripted,
     until,
@@ -142,11 +141,6 @@ async def test_a_contract_that_is_used_up_is_a_429(tmp_path: Path) -> None:
         assert (await api.chat(headers={"Authorization": f"Bearer {free}"})).status == 200
         assert (await api.chat()).status == 200
         assert (await api.get("/v1/models", headers=bearer)).status == 200
-
-
-def key(name: str, text: str, **fields: Any) -> KeySettings:
-    """What an operator would configure for this key."""
-    return KeySettings(name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), **fields)
 
 
 # --- bodies ------------------------------------------------------------------------------------------------------
@@ -354,7 +348,7 @@ async def test_a_full_queue_is_a_503_that_says_when_to_come_back(tmp_path: Path,
         assert refused.error["type"] == "backend_unavailable"
         assert_tells_when_to_come_back(refused)
         assert queued.result().text == "my turn"
-        assert api.counted("rejected_total", profile="default", reason="queue_full") == 1
+        assert api.counted("admissions_total", profile="default", decision="rejected", reason="queue_full") == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -384,7 +378,12 @@ async def test_a_stream_that_waited_too_long_after_its_headers_ends_with_the_err
 # --- what the provider or the worker does ------------------------------------------------------------------------
 
 
-async def test_a_failure_behind_us_has_its_status(api: RunningService) -> None:
+async def test_a_failure_behind_us_has_its_status(tmp_path: Path) -> None:
+    async with running_service(tmp_path, profile={"attempts": 1}) as api:
+        await _fail_in_every_way(api)
+
+
+async def _fail_in_every_way(api: RunningService) -> None:
     failures: tuple[tuple[dict[str, Any], int, str], ...] = (
         ({"status": 400, "error": {"message": "bad", "code": "invalid_value"}}, 400, "invalid_request_error"),
         ({"failed": "context_length_exceeded"}, 400, "context_length_exceeded"),

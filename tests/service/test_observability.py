@@ -17,8 +17,21 @@ from prometheus_client import CollectorRegistry
 from loadtest.fake_app_server import write_launcher
 from pool.events import Fault, FaultKind, Finish, TextDelta, ToolCall, TurnEnd, TurnRequest, Usage
 from pool.observer import WorkerExit
+from pool.stimuli import Lease
 from pool.worker_state import WorkerId, WorkerState
-from scheduler.model import Abandoned, CutOff, Ended, Expired, Job, Outcome, Overrun
+from scheduler.model import (
+    Abandoned,
+    CrashesWorker,
+    CutOff,
+    Ended,
+    Expired,
+    Job,
+    NotReady,
+    Outcome,
+    Overdue,
+    Overrun,
+    Shed,
+)
 from service.observability import Observability, error_fields, outcome_label
 from tests.service.conftest import Log
 from tests.support.services import AUTHORIZED, KEY, RunningService, body, running_service, scripted, until
@@ -29,6 +42,7 @@ MARK = "zanzibar"
 
 SLOW = scripted(chunks=[f"{MARK} "], repeat=100_000, interval_s=0.01)
 WORKER = WorkerId("default", 0, 1)
+LEASE = Lease(7, WORKER)
 
 
 # --- the log -----------------------------------------------------------------------------------------------------
@@ -48,6 +62,7 @@ async def test_a_request_is_one_line_of_facts(api: RunningService, log: Log) -> 
         "route": CHAT,
         "status": 200,
         "tenant": "default",
+        "priority": "standard",
         "model": "codex-5",
         "profile": "default",
         "stream": True,
@@ -146,7 +161,7 @@ async def test_a_bug_in_a_workers_reader_costs_that_worker_and_is_counted(
     def broken(*_args: Any) -> None:
         raise ValueError(MARK)
 
-    async with running_service(tmp_path, bugs=1, profile={"workers": 2}) as api:
+    async with running_service(tmp_path, bugs=1, profile={"workers": 2, "attempts": 1}) as api:
         with monkeypatch.context() as patch:
             patch.setattr("pool.turn.Turn.on_notification", broken)
             async with asyncio.timeout(5):
@@ -259,6 +274,9 @@ def test_an_error_is_told_by_its_type_and_place() -> None:
         (Abandoned(), "abandoned"),
         (Overrun(), "slow_client"),
         (CutOff(), "cut_off"),
+        (Shed(1.0, 2.0), "queue_shed"),
+        (Overdue(), "deadline_exceeded"),
+        (CrashesWorker(), "request_crashes_worker"),
     ],
 )
 def test_an_outcome_is_one_word(outcome: Outcome, label: str) -> None:
@@ -275,15 +293,28 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.request_answered("/x", 200, 0.5)
     watching.first_text("default", 0.5)
     watching.handler_failed("/x", ValueError(MARK))
+    watching.job_admitted(a_job())
     watching.job_rejected(a_job(), "queue_full")
-    watching.ticket_settled(a_job(), Ended(TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 0, 5, 2))), 1.0, 2.0)
-    watching.ticket_settled(a_job(), Abandoned(), 3.0, 0.0)
-    watching.worker_moved(WORKER, WorkerState.STARTING, WorkerState.READY, "it answered initialize")
+    watching.fell_back("default", NotReady("", 1.0))
+    watching.turn_started(a_job(), LEASE, 1, 0.5)
+    watching.turn_spoke(a_job(), 1)
+    watching.turn_returned(a_job(), LEASE, 1, "quarantined")
+    watching.limit_changed("default", 3)
+    watching.ticket_settled(a_job(), Ended(TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 0, 5, 2))), 1.0, 2.0, 2)
+    watching.ticket_settled(a_job(), Abandoned(), 3.0, 0.0, 0)
+    watching.worker_moved(WORKER, WorkerState.PROBATION, WorkerState.READY, "there is no probation")
+    watching.worker_moved(WORKER, WorkerState.READY, WorkerState.QUARANTINED, "its turns fail")
+    watching.worker_moved(WORKER, WorkerState.QUARANTINED, WorkerState.STOPPING, "its time is over")
+    watching.lease_released(LEASE)
+    watching.stalled(2.0)
+    watching.configuration_reloaded(["keys"], [])
+    watching.configuration_refused("a reason")
+    watching.reload_failed(ValueError(MARK))
     watching.worker_booted(WORKER, "0.163.0", 0.5)
     watching.boot_failed(WORKER, "a reason")
     watching.worker_exited(WorkerExit(WORKER, "a reason", -9, "its last words"))
     watching.worker_exited(WorkerExit(WORKER, "a reason", None, ""))
-    watching.frames_counted({"frames": 7, "garbage": 0})
+    watching.frames_counted({"frames": 7, "garbage": 0, "probe_missed": 2, "strike": 1})
     watching.bug_found("default/0.1", ValueError(MARK))
     values = {
         (sample.name, *sample.labels.values()): sample.value
@@ -292,13 +323,18 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         if not sample.name.endswith(("_bucket", "_created"))
     }
     default = ("default",)
+    assert 0 <= values.pop(("codex_completions_quarantine_seconds_sum", *default)) < 1
     expected = {
         ("http_requests_total", "/x", "200"): 1,
         ("http_request_seconds_count", "/x"): 1,
         ("http_request_seconds_sum", "/x"): 0.5,
         ("first_token_seconds_count", *default): 1,
         ("first_token_seconds_sum", *default): 0.5,
-        ("rejected_total", *default, "queue_full"): 1,
+        ("admissions_total", *default, "admitted", "none"): 1,
+        ("admissions_total", *default, "rejected", "queue_full"): 1,
+        ("fallbacks_total", *default, "worker_not_ready"): 1,
+        ("redispatches_total", *default, "quarantined"): 1,
+        ("redispatched_total", *default, "stop"): 1,
         ("turns_total", *default, "stop"): 1,
         ("turns_total", *default, "abandoned"): 1,
         ("queue_wait_seconds_count", *default): 2,
@@ -309,7 +345,17 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("tokens_total", *default, "cached_input"): 4,
         ("tokens_total", *default, "output"): 5,
         ("tokens_total", *default, "reasoning_output"): 2,
-        ("worker_transitions_total", *default, "starting", "ready"): 1,
+        ("worker_transitions_total", *default, "probation", "ready", "other"): 1,
+        ("worker_transitions_total", *default, "ready", "quarantined", "failing"): 1,
+        ("worker_transitions_total", *default, "quarantined", "stopping", "other"): 1,
+        ("quarantine_seconds_count", *default): 1,
+        ("probes_missed_total",): 2,
+        ("strikes_total",): 1,
+        ("monitor_clock_resets_total",): 1,
+        ("loop_lag_seconds_count",): 0,
+        ("loop_lag_seconds_sum",): 0,
+        ("config_generation",): 2,
+        ("config_reload_failures_total",): 2,
         ("worker_boots_total", *default, "ready"): 1,
         ("worker_boots_total", *default, "failed"): 1,
         ("worker_boot_seconds_count", *default): 1,
@@ -319,8 +365,75 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("frames_total", "frames"): 7,
         ("bugs_total", "http"): 1,
         ("bugs_total", "worker"): 1,
+        ("bugs_total", "reload"): 1,
     }
     assert values == {(f"codex_completions_{name}", *labels): value for (name, *labels), value in expected.items()}
+
+
+def test_every_move_of_a_job_and_of_a_lease_is_a_line_of_detail(log: Log) -> None:
+    watching = Observability(CollectorRegistry())
+    job = a_job()
+    watching.job_admitted(job)
+    watching.job_rejected(job, "queue_full")
+    watching.turn_started(job, LEASE, 1, 0.51236)
+    watching.turn_spoke(job, 1)
+    watching.turn_returned(job, LEASE, 1, "worker_lost")
+    watching.ticket_settled(job, Overdue(), 1.0, 2.0, 2)
+    watching.limit_changed("default", 3)
+    watching.lease_released(LEASE)
+    watching.worker_moved(WORKER, WorkerState.READY, WorkerState.SUSPECT, "it answers no probe")
+    about = {"job": "req_1", "profile": "default", "tenant": "alice"}
+    there = {"lease": 7, "worker": "default/0.1"}
+    expected: list[dict[str, Any]] = [
+        {"event": "job.admitted", **about, "priority": "standard"},
+        {"event": "job.rejected", **about, "reason": "queue_full"},
+        {"event": "turn.started", **about, "priority": "standard", "attempt": 1, **there, "waited_s": 0.5124},
+        {"event": "turn.spoke", "job": "req_1", "attempt": 1},
+        {"event": "turn.returned", "job": "req_1", "attempt": 1, **there, "reason": "worker_lost"},
+        {
+            "event": "job.settled",
+            "job": "req_1",
+            "outcome": "deadline_exceeded",
+            "waited_s": 1.0,
+            "ran_s": 2.0,
+            "attempts": 2,
+        },
+        {"event": "seats.limited", "profile": "default", "limit": 3},
+        {"event": "lease.released", **there},
+        {
+            "event": "worker.moved",
+            "worker": "default/0.1",
+            "source": "ready",
+            "target": "suspect",
+            "reason": "it answers no probe",
+        },
+    ]
+    lines = log.lines
+    assert {line.pop("level") for line in lines} == {"debug"}
+    assert all(line.pop("timestamp") for line in lines)
+    assert lines == expected
+
+
+def test_details_cost_nothing_where_they_are_not_wanted(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.configure("info")
+    watching = Observability(CollectorRegistry())
+    monkeypatch.setattr(watching, "log", None)
+    job = a_job()
+    watching.job_admitted(job)
+    watching.turn_started(job, LEASE, 1, 0.5)
+    watching.turn_spoke(job, 1)
+    watching.lease_released(LEASE)
+    watching.ticket_settled(job, Abandoned(), 1.0, 2.0, 1)
+    assert log.raw == ""
+
+
+async def test_one_answer_can_be_followed_through_the_log(api: RunningService, log: Log) -> None:
+    answer = await api.chat(scripted(text="hi"))
+    await api.until_at_rest()
+    request_id = answer.headers["x-request-id"]
+    events = [line["event"] for line in log.lines if request_id in (line.get("job"), line.get("request_id"))]
+    assert events == ["job.admitted", "turn.started", "turn.spoke", "job.settled", "request.answered"]
+    assert log.of("lease.released")[0]["lease"] == log.of("turn.started")[0]["lease"]
 
 
 def test_closing_makes_room_for_the_next() -> None:

@@ -110,15 +110,21 @@ async def test_a_healthy_service_says_so(api: RunningService) -> None:
                 "seats_free": 4,
                 "version": "0.163.0",
                 "last_failure": None,
+                "breaker_open": False,
+                "outdated": 0,
             }
         },
     }
+    queue = {"waiting": 0, "running": 0, "oldest_wait_s": 0.0, "seats_limit": None, "overloaded": False}
     common = {"backend_mode": "app-server", "app_server_enabled": True, "worker_supervisor": supervisor}
     readiness, liveness = {"ready": True, "reason": "handshake_complete"}, {"live": True, "reason": "serving"}
     healthz, readyz, livez = [await api.get(path) for path in ("/healthz", "/readyz", "/livez")]
     assert [healthz.status, readyz.status, livez.status] == [200, 200, 200]
     both = {"readiness": readiness, "liveness": liveness}
-    assert healthz.json == {"ok": True, "sandbox_mode": "read-only", "health": both, **common}
+    told = healthz.json
+    assert told["queues"]["default"].pop("predicted_wait_s") >= 0
+    same = {"ok": True, "sandbox_mode": "read-only", "health": both, **common}
+    assert told == same | {"queues": {"default": queue}}
     assert readyz.json == {"ok": True, "health": {"readiness": readiness}, **common}
     assert livez.json == {"ok": True, "health": {"liveness": liveness}, **common}
 

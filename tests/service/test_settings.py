@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from pool.errors import ConfigurationError
 from pool.profile import Credentials
 from pool.turn import TurnLimits
-from service.routing import Routes
-from service.settings import Settings, load, profiles, refuse_weak_key
+from scheduler.model import QueuePolicy
+from service.settings import Settings, load, profiles, queue_policies, refuse_weak_key
 
 KEY = "a-key-that-is-strong-enough-0123456789"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
@@ -149,7 +149,20 @@ def test_our_own_name_wins_over_the_predecessors() -> None:
             f"[[keys]]\nname='a'\nsha256='{HASH}'\n[[keys]]\nname='b'\nsha256='{HASH}'",
             "keys: two of them are the same key",
         ),
-        ("[models.Big]\n[models.big]", "models: names must differ in more than upper and lower case"),
+        ("[models.Big]\n[models.big]", "models.big: 'big' is also the name of models.Big"),
+        ("[models.x]\nprofile = 'default'\ntargets = [{profile = 'default'}]", "models.x: set profile or targets"),
+        ("[models.x]\ntargets = [{profile = 'default', weight = -1}]", "models.x.targets.0.weight"),
+        ("[models.x]\ntargets = [{profile = 'absent'}]", "models.x: there is no profile 'absent'"),
+        ("[models.x]\nfallback = ['absent']", "models.x: there is no profile 'absent'"),
+        ("[models.x]\npriority = 'urgent'", "models.x.priority"),
+        ("[models.x]\ndeadline_s = 0", "models.x.deadline_s"),
+        ("[profiles.default]\nqueue_share = 0", "profiles.default.queue_share"),
+        ("[profiles.default]\nretry_ratio = 2", "profiles.default.retry_ratio"),
+        (f"[[keys]]\nname='a'\nsha256='{HASH}'\nseats = 0", "keys.0.seats"),
+        (
+            f"[[keys]]\nname='a'\nsha256='{HASH}'\nmax_priority = 'batch'",
+            "keys.0: max_priority 'batch' is below priority 'standard'",
+        ),
         ("[[keys]]\nname = 'a'\nsha256 = 'abc'", "keys.0.sha256"),
         (f"[[keys]]\nname = 'a b'\nsha256 = '{HASH}'", "keys.0.name"),
         (f"[[keys]]\nname = 'a'\nsha256 = '{HASH}'\nrequests_per_minute = 0", "keys.0.requests_per_minute"),
@@ -262,6 +275,11 @@ level = "warning"
 name = "alice"
 sha256 = "{HASH}"
 requests_per_minute = 60
+priority = "standard"
+max_priority = "interactive"
+seats = 4
+queue_max = 8
+max_deadline_s = 60
 
 [[keys]]
 name = "bob"
@@ -281,6 +299,15 @@ idle_s = 10
 env_key = "SECOND_KEY"
 
 [models.big]
+targets = [{{ profile = "default", weight = 95 }}, {{ profile = "second.one", weight = 5, model = "bigger" }}]
+sticky = true
+aliases = ["Large"]
+effort_suffixes = true
+priority = "batch"
+deadline_s = 60
+queue_budget_s = 1.5
+max_prompt_chars = 10
+fallback = ["second.one"]
 
 [models."org/Small"]
 profile = "second.one"
@@ -337,6 +364,9 @@ PROFILE = st.fixed_dictionaries(
         "workers": st.integers(1, 64),
         "slots": st.integers(1, 10),
         "queue_max": st.integers(1, 100_000),
+        "queue_share": st.floats(0.001, 1),
+        "seats_limit": st.none() | st.integers(1),
+        "codel_target_s": st.floats(0, 86400),
         "models": st.lists(st.text(max_size=3), max_size=3),
         "anonymous": st.booleans(),
         "limits": st.fixed_dictionaries({}, optional={"idle_s": SECONDS, "total_s": SECONDS}),
@@ -428,21 +458,6 @@ def _of_object(value: dict[str, Any], schema: dict[str, Any], root: dict[str, An
 # --- what becomes of them ----------------------------------------------------------------------------------------
 
 
-def test_names_of_models_are_the_same_in_any_case_and_keep_their_own(write: Write) -> None:
-    routes = Routes(load(write("[models.Big-One]\nmodel = 'big'\neffort = 'high'\n[models.plain]\n"), {}))
-    assert routes.names() == ["Big-One", "plain"]
-    for name in ("Big-One", "big-one", "BIG-ONE"):
-        assert name in routes
-        route = routes.find(name)
-        assert route is not None
-        assert (route.public, route.profile, route.model, route.effort) == ("Big-One", "default", "big", "high")
-    plain = routes.find("plain")
-    assert plain is not None
-    assert (plain.model, plain.effort) == ("gpt-5.2", None), "the profile's default"
-    assert "codex-5" not in routes, "the file's models replace the defaults"
-    assert routes.find("absent") is None
-
-
 def test_a_profile_is_what_the_file_says(write: Write, tmp_path: Path) -> None:
     text = """
     [profiles.default]
@@ -466,11 +481,13 @@ def test_a_profile_is_what_the_file_says(write: Write, tmp_path: Path) -> None:
     model = "routed"
     [models.two]
     model = "extra"
+    [models.three]
+    targets = [{profile = "default", model = "canary"}, {profile = "default"}]
     """
     environ = {"UPSTREAM": "sk-up", "HTTPS_PROXY": "http://proxy", "OPENAI_API_KEY": "not this one"}
     (profile,) = profiles(load(write(text), environ), environ)
     assert (profile.name, profile.base_url, profile.default_model) == ("default", "http://localhost:1/v1", "big")
-    assert profile.models == ("extra", "routed")
+    assert profile.models == ("extra", "routed", "canary")
     assert profile.credentials == Credentials(api_key="sk-up")
     assert profile.codex_bin == Path.home() / "codex"
     assert (profile.workers, profile.slots) == (3, 2)
@@ -478,6 +495,29 @@ def test_a_profile_is_what_the_file_says(write: Write, tmp_path: Path) -> None:
     assert (profile.init_timeout_s, profile.upstream_idle_s) == (4, 5)
     assert profile.limits == TurnLimits(1, 2, 3, 4, 5)
     assert "sk-up" not in repr(profile)
+
+
+def test_a_queues_rules_are_what_the_file_says(write: Write) -> None:
+    text = """
+    [profiles.default]
+    workers = 3
+    queue_max = 9
+    seats_limit = 4
+    aimd = true
+    codel_target_s = 0
+    retry_ratio = 0.5
+    retry_reserve = 1
+    attempts = 3
+    penalty_s = 0
+    """
+    policy = queue_policies(load(write(text), {}))["default"]
+    assert policy == QueuePolicy(9, 4, 0.0, 0.5, 1, 3, aimd=True, min_limit=3, penalty_s=0.0)
+
+
+@pytest.mark.parametrize(("slots", "reserve"), [(1, 3), (2, 4), (8, 16)])
+def test_the_reserve_of_retries_goes_by_the_seats_that_a_worker_takes_along(slots: int, reserve: int) -> None:
+    values: dict[str, Any] = {"profiles": {"default": {"slots": slots}}}
+    assert queue_policies(Settings(**values))["default"].retry_reserve == reserve
 
 
 def credentials(text: str, environ: dict[str, str], write: Write) -> Credentials:

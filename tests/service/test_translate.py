@@ -13,11 +13,12 @@ from pool.events import TurnRequest
 from service.api.chat import ChatRequest, parse_chat
 from service.api.history import Said
 from service.translate import to_turn
+from tests.service.asking import Known
 
 
 def turn(*messages: dict[str, Any], effort: str | None = None, **fields: Any) -> TurnRequest:
     body = json.dumps({"model": "public", "messages": messages} | fields).encode()
-    request = parse_chat(body, known_model=lambda _: True, max_prompt_chars=None, max_choices=1)
+    request, _ = parse_chat(body, find=lambda _: Known(), max_choices=1)
     return to_turn(request, model="private", effort=effort)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,7 +19,7 @@ from loadtest.fake_app_server import write_launcher
 from pool.worker_state import WorkerState
 from service.app import build
 from service.lifecycle import http_runner
-from service.settings import Settings
+from service.settings import KeySettings, Settings
 from service.state import Service
 
 WAIT_S = 20.0
@@ -228,11 +229,12 @@ class RunningService:
         merged = AUTHORIZED | JSON_BODY | dict(headers or {})
         return await self.call("POST", "/v1/chat/completions", data=data, headers=merged)
 
-    async def begin(self, prompt: str, **fields: Any) -> aiohttp.ClientResponse:
+    async def begin(self, prompt: str, *, key: str = KEY, **fields: Any) -> aiohttp.ClientResponse:
         """The headers of a stream; its caller closes it."""
+        headers = {"Authorization": f"Bearer {key}"}
         async with asyncio.timeout(WAIT_S):
             return await self.session.post(
-                f"{self.base_url}/v1/chat/completions", json=body(prompt, stream=True, **fields), headers=AUTHORIZED
+                f"{self.base_url}/v1/chat/completions", json=body(prompt, stream=True, **fields), headers=headers
             )
 
     async def raw(self, head: str, data: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -266,13 +268,17 @@ class RunningService:
     @property
     def ready_workers(self) -> int:
         """Workers of the profile `default` that take turns."""
+        return self.ready_workers_of("default")
+
+    def ready_workers_of(self, profile: str) -> int:
+        """Workers of this profile that take turns; 0 where there is no such profile."""
         rows = {row.profile: row for row in self.service.pool.snapshot()}
-        return rows["default"].workers[WorkerState.READY]
+        return rows[profile].workers[WorkerState.READY] if profile in rows else 0
 
     @property
     def is_at_rest(self) -> bool:
         """Nobody waits, nothing runs, and every configured seat is free."""
-        profiles = self.service.settings.profiles.values()
+        profiles = self.service.current.settings.profiles.values()
         configured = sum(profile.workers * profile.slots for profile in profiles)
         return self.waiting == self.running == 0 and self.free == self.seats == configured
 
@@ -285,6 +291,11 @@ class RunningService:
         children = (worker._child for worker in self.service.pool._workers.values())
         return {child.pid for child in children if child is not None}
 
+    def busy_pids(self) -> set[int]:
+        """The pids of the workers that run a turn."""
+        busy = (worker._child for worker in self.service.pool._workers.values() if worker.session.open_turns)
+        return {child.pid for child in busy if child is not None}
+
     def counted(self, name: str, **labels: str) -> float:
         """A metric's value."""
         return REGISTRY.get_sample_value(f"codex_completions_{name}", labels) or 0.0
@@ -295,13 +306,20 @@ class RunningService:
         return sum(self.counted("bugs_total", where=where) for where in ("http", "worker"))
 
 
+def key(name: str, text: str, **fields: Any) -> KeySettings:
+    """What an operator would configure for this key."""
+    return KeySettings(name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), **fields)
+
+
 def settings(tmp_path: Path, *, flags: tuple[str, ...] = (), **tables: Any) -> Settings:
     """Settings for scripted workers.
 
     `profile` and `limits` are merged into the profile `default`, `others` are more profiles; every other table is one
     of the configuration's own.
     """
-    launcher = write_launcher(tmp_path / "codex", *flags)
+    launcher = tmp_path / "codex"
+    if not launcher.exists():
+        write_launcher(launcher, *flags)
     profile: Json = {
         "codex_bin": launcher,
         "anonymous": True,
@@ -317,7 +335,7 @@ def settings(tmp_path: Path, *, flags: tuple[str, ...] = (), **tables: Any) -> S
         "server": {"port": 0, "commit_delay_s": 1.0, **tables.pop("server", {})},
         "profiles": {"default": profile} | tables.pop("others", {}),
     }
-    return Settings(**top, **tables)
+    return Settings(**(top | tables))
 
 
 @asynccontextmanager
