@@ -136,6 +136,11 @@ class Pool:
             specs[profile.name] = LaunchSpec(profile, path, models, run, self._service_version, build)
         return specs
 
+    @property
+    def launches(self) -> Mapping[str, LaunchSpec]:
+        """What `reconfigure` was given last, or `prepare` found."""
+        return {name: self._specs[name] for name in self._profiles}
+
     def reconfigure(self, specs: Mapping[str, LaunchSpec]) -> frozenset[str]:
         """These profiles from now on. Knobs apply at once; where workers have to be started in another way they are
         replaced one at a time, new before old. Returns the profiles of which this is so.

@@ -48,7 +48,7 @@ def _serve(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[s
     settings = load(path, environ)
     configure_logging(settings.log.level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, environ))
+        runner.run(serve(settings, environ, load=lambda: load(path, environ)))
 
 
 def _check(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[str, str]) -> None:

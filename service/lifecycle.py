@@ -15,9 +15,11 @@ from aiohttp import web
 
 from pool.errors import ConfigurationError, EnvironmentUnfit
 from pool.pool import FirstBoot, Pool
+from pool.worker import LaunchSpec
 from service import __version__
 from service.app import application, build
 from service.http import Runner
+from service.reload import Reloader
 from service.settings import Settings, profiles, require_keys
 from service.state import Service
 
@@ -34,8 +36,9 @@ async def serve(
     settings: Settings,
     environ: Mapping[str, str],
     on_ready: OnReady | None = None,
+    load: Callable[[], Settings] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or until `on_ready(base_url)` returns False.
+    """Serve until SIGTERM or SIGINT, or until `on_ready(base_url)` returns False; on SIGHUP take what `load` gives.
 
     Returns when everything is drained and no child is left.
 
@@ -45,16 +48,17 @@ async def serve(
     """
     require_keys(settings)
     service = build(settings, environ)
+    reloader = Reloader(service, service.pool, load, environ) if load is not None else None
     stop = asyncio.Event()
     try:
-        with _signals(stop):
+        with _signals(stop, reloader):
             await asyncio.to_thread(service.pool.prepare, environ.get("PATH"))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(service.pool.run(), name="pool")
                 try:
                     await _boot(service, stop)
                     if not stop.is_set():
-                        await _serve(service, stop, on_ready)
+                        await _serve(service, stop, on_ready, reloader)
                 finally:
                     service.pool.stop()
     except* (ConfigurationError, EnvironmentUnfit) as group:
@@ -105,7 +109,9 @@ async def _boot(service: Service, stop: asyncio.Event) -> None:
         raise EnvironmentUnfit("; ".join(f"profile {boot.profile}: {boot.failure}" for boot in final))
 
 
-async def _serve(service: Service, stop: asyncio.Event, on_ready: OnReady | None) -> None:
+async def _serve(
+    service: Service, stop: asyncio.Event, on_ready: OnReady | None, reloader: Reloader[LaunchSpec] | None
+) -> None:
     server = service.current.settings.server
     runner = http_runner(service)
     await runner.setup()
@@ -121,7 +127,7 @@ async def _serve(service: Service, stop: asyncio.Event, on_ready: OnReady | None
         gc.collect()
         gc.freeze()  # what start-up made is never garbage: no collection need look at it again
         if on_ready is None or await _unless(stop, on_ready(base_url)):
-            await stop.wait()
+            await (stop.wait() if reloader is None else _unless(stop, reloader.run()))
         await _drain(service, stop)
     finally:
         await runner.cleanup()
@@ -151,13 +157,16 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
 
 
 @contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`."""
+def _signals(stop: asyncio.Event, reloader: Reloader[LaunchSpec] | None) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`, SIGHUP asks for a reload where there can be one."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), stop.set)
+    if reloader is not None:
+        handlers[signal.SIGHUP] = reloader.ask
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)

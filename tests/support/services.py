@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from loadtest.fake_app_server import write_launcher
 from pool.worker_state import WorkerState
 from service.app import build
 from service.lifecycle import http_runner
+from service.reload import Reloader
 from service.settings import KeySettings, Settings
 from service.state import Service
 
@@ -202,10 +204,20 @@ def scripted(**directive: Any) -> str:
 class RunningService:
     """A service with a ready worker, on a loopback port."""
 
-    def __init__(self, service: Service, base_url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, service: Service, base_url: str, session: aiohttp.ClientSession, file: Callable[..., Settings]
+    ) -> None:
         self.service = service
         self.base_url = base_url
         self.session = session
+        self._file = file
+        self._next = service.current.settings
+        self._reloader = Reloader(service, service.pool, lambda: self._next, ENVIRON)
+
+    async def reload(self, **tables: Any) -> None:
+        """Take these tables, as after SIGHUP; see `settings`."""
+        self._next = self._file(**tables)
+        await self._reloader.reload()
 
     @property
     def port(self) -> int:
@@ -356,7 +368,7 @@ async def running_service(
             tasks.create_task(service.pool.run(), name="pool")
             try:
                 async with _site(service) as base_url, aiohttp.ClientSession() as session:
-                    running = RunningService(service, base_url, session)
+                    running = RunningService(service, base_url, session, partial(settings, tmp_path))
                     await until(lambda: running.ready_workers == configured.profiles["default"].workers)
                     yield running
                 found = running.bugs
