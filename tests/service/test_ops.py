@@ -238,6 +238,16 @@ async def test_metrics_count_what_happened(tmp_path: Path) -> None:
         assert b"a-path-that-is-no-label" not in (await api.get("/metrics")).raw
 
 
+async def test_how_late_the_loop_is_and_what_is_configured_can_be_read(api: RunningService) -> None:
+    await until(lambda: api.counted("loop_lag_seconds_count") >= 2)
+    assert api.counted("loop_lag_seconds_sum") < api.counted("loop_lag_seconds_count")
+    assert api.counted("config_generation") == 1
+    assert api.counted("worker_rss_bytes", profile="default") >= 0
+    assert api.counted("retry_tokens", profile="default") >= 3
+    quiet = ("breaker_open", "panic", "workers_outdated", "codel_overloaded", "poison_marks", "oldest_wait_seconds")
+    assert {name: api.counted(name, profile="default") for name in quiet} == dict.fromkeys(quiet, 0)
+
+
 async def test_metrics_are_shown_to_other_hosts_only_with_a_key(
     api: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
