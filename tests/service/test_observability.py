@@ -32,7 +32,7 @@ from scheduler.model import (
     Overrun,
     Shed,
 )
-from service.observability import Observability, error_fields, outcome_label
+from service.observability import _REASONS, Observability, error_fields, outcome_label
 from tests.service.conftest import Log
 from tests.support.services import AUTHORIZED, KEY, RunningService, body, running_service, scripted, until
 
@@ -434,6 +434,11 @@ async def test_one_answer_can_be_followed_through_the_log(api: RunningService, l
     events = [line["event"] for line in log.lines if request_id in (line.get("job"), line.get("request_id"))]
     assert events == ["job.admitted", "turn.started", "turn.spoke", "job.settled", "request.answered"]
     assert log.of("lease.released")[0]["lease"] == log.of("turn.started")[0]["lease"]
+
+
+def test_every_reason_that_is_told_apart_is_one_that_the_pool_gives() -> None:
+    words = "".join(path.read_text() for path in (Path(__file__).parents[2] / "pool").glob("*.py"))
+    assert [reason for reason in _REASONS if f'"{reason}"' not in words] == []
 
 
 def test_closing_makes_room_for_the_next() -> None:
