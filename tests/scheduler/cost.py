@@ -1,8 +1,8 @@
 """What one job costs: `python -m tests.scheduler.cost` prints microseconds of CPU for each number of jobs that wait.
 
 Admission is `submit` with every seat taken, dispatch the start of whoever is next when a seat comes free, the end that
-of a turn; a refusal is a job turned away for its predicted wait. Observers hear nothing and seats cost little. The best of
-several rounds counts, without the collector of garbage.
+of a turn; a refusal is a job turned away for its predicted wait. Observers hear nothing and seats cost little. The best
+of several rounds counts, without the collector of garbage.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ def test_a_tenant_whose_jobs_were_all_taken_out_is_in_nobodys_way() -> None:
 def test_two_tenants_who_always_wait_differ_by_two_jobs_at_most(
     jobs: list[tuple[bool, float]], weights: tuple[float, float], surprises: list[float]
 ) -> None:
-    """Also when a job turns out to cost up to four times what was guessed: the bound is that of the true costs."""
+    """Invariant 8. Also when a job turns out to cost up to four times what was guessed: the bound is that of the true
+    costs."""
     backlog = Backlog()
     places: dict[int, Place] = {}
     for ticket, (is_first, cost) in enumerate([*jobs, *[(True, 100.0), (False, 100.0)] * len(jobs)]):
