@@ -223,8 +223,8 @@ class Pool:
         return worker.version if worker is not None else None
 
     def is_ready(self) -> bool:
-        """Every profile has a worker in service."""
-        return all(any(row.workers[state] for state in IN_SERVICE) for row in self.snapshot())
+        """Every profile that is not being removed has a worker in service."""
+        return all(any(row.workers[state] for state in IN_SERVICE) for row in self.snapshot() if row.size)
 
     # --- inside ----------------------------------------------------------------------------------------------
 

@@ -90,6 +90,7 @@ class _Worker:
     verdict: tuple[Verdict, str] | None = None
     """A verdict that waits for its turn."""
     is_condemned: bool = False
+    has_failed: bool = False
     story: Story = field(default_factory=Story)
 
 
@@ -449,6 +450,8 @@ class PoolState:
         if worker.state is not _S.STOPPING:
             self._stop(pool, worker, reason, now, is_fault=True)
         self._move(pool, worker, _S.DEAD, reason, now)
+        if worker.has_failed:
+            pool.last_failure = reason  # at first it was only known that it ended
         del pool.workers[worker.id]
         if pool.is_removed and not pool.workers:
             del self._pools[pool.profile.name]
@@ -644,6 +647,7 @@ class PoolState:
         if is_fault:
             is_steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
             failures = 0 if is_steady else worker.failures + 1
+            worker.has_failed = True
             pool.last_failure = reason
             if worker.ready_at is None:
                 pool.breaker.failed(now)

@@ -203,7 +203,8 @@ def test_a_profile_whose_boots_hang_does_not_keep_another_from_booting() -> None
 
 def test_what_was_last_wrong_is_remembered() -> None:
     world = World()
-    world.tell(Broken(WorkerId("main", 0, 1), "it exited with code 3"))
+    world.tell(Broken(WorkerId("main", 0, 1), "it ended by itself"))
+    world.tell(Exited(WorkerId("main", 0, 1), "it exited with code 3"))
     assert world.row.last_failure == "it exited with code 3"
 
 
