@@ -41,15 +41,16 @@ class Breaker:
 
 
 SICK_WINDOW_S = 10.0
-PANIC_S = 30.0
+PANIC_S = 15.0
 FEWEST = 3
-"""Fewer workers than this that are sick together prove nothing about what they share."""
+"""Fewer places than this that are sick together prove nothing about what they share."""
 
 
 class Panic:
-    """Begins when more than half of the workers, and at least `FEWEST`, fell sick within `SICK_WINDOW_S`.
+    """Begins when workers on more than half of the places, and on at least `FEWEST`, fell sick within `SICK_WINDOW_S`.
 
-    Then it is what they share that is sick: the machine, the disk, we ourselves. Nobody is judged for `PANIC_S`.
+    Then it is what they share that is sick: the machine, the disk, we ourselves. Nobody is judged for `PANIC_S`, or
+    until a worker has booted, which shows that what they share works.
     """
 
     def __init__(self) -> None:
@@ -60,14 +61,19 @@ class Panic:
         """Judge nobody now."""
         return now < self._until
 
-    def sick(self, worker: Hashable, workers: int, now: float) -> None:
-        """A worker looks sick, one of so many."""
+    def sick(self, place: Hashable, places: int, now: float) -> None:
+        """The worker on a place looks sick, one of so many places."""
         self._sick_at = {key: at for key, at in self._sick_at.items() if now - at <= SICK_WINDOW_S}
-        self._sick_at[worker] = now
+        self._sick_at[place] = now
         count = len(self._sick_at)
-        if count >= FEWEST and 2 * count > workers and not self.is_on(now):
+        if count >= FEWEST and 2 * count > places and not self.is_on(now):
             self._until = now + PANIC_S
 
-    def well(self, worker: Hashable) -> None:
+    def well(self, place: Hashable) -> None:
         """It was nothing."""
-        self._sick_at.pop(worker, None)
+        self._sick_at.pop(place, None)
+
+    def end(self) -> None:
+        """What they share works."""
+        self._sick_at.clear()
+        self._until = float("-inf")

@@ -88,6 +88,11 @@ class Health:
         self.misses = 0
         self.strikes = 0
 
+    @property
+    def is_mute(self) -> bool:
+        """It is suspect, and has not written a byte since."""
+        return self._suspect_since is not None and not self._heard_since
+
     def take(self) -> tuple[Belief, ...]:
         """What follows, once."""
         if not self._beliefs:
@@ -179,8 +184,7 @@ class Health:
         """The probes to send now, and to report as `answered` or `missed`; the verdict, when its time has come."""
         since = self._suspect_since
         if since is not None and now - since >= self.limits.hung_s:
-            is_mute = not self._heard_since
-            self._condemn(Verdict.HUNG if is_mute else Verdict.POISONED, "it answers no probe")
+            self._condemn(Verdict.HUNG if self.is_mute else Verdict.POISONED, "it answers no probe")
         if self._unanswered:
             return ()
         wait_s = self.limits.idle_s if since is None else 0.0

@@ -15,7 +15,7 @@ from pool.protocol import dialect_v2 as dialect
 from pool.protocol.connection import MAX_IN_FLIGHT, Answered, Connection, Expired, Refused
 from pool.protocol.framing import HEAD_BYTES, Oversized
 from pool.protocol.messages import Garbage, Notification, Request, RpcError, encode
-from pool.turn import Calls, Step, Turn, TurnLimits
+from pool.turn import MUTE, Calls, Step, Turn, TurnLimits
 
 
 class Handshaken(NamedTuple):
@@ -130,6 +130,7 @@ class Session:
 
     def open(self, now: float, timeout_s: float) -> None:
         """Begin the handshake."""
+        self._ticked_at = now
         name, params = dialect.initialize(self._service_version)
         self._output.append(self._connection.request(name, params, _Own.HANDSHAKE, now + timeout_s))
 
@@ -178,7 +179,7 @@ class Session:
             self._on_expired(expired, now)
         for lease_id, turn in list(self._turns.items()):
             known = turn.ignored_interrupt
-            self._send(lease_id, turn, turn.tick(now), now)
+            self._send(lease_id, turn, turn.tick(now, is_mute=self._health.is_mute), now)
             if turn.ignored_interrupt and not known:
                 self._facts.append(InterruptIgnored(lease_id))
         self._probe(now)
@@ -312,9 +313,11 @@ class Session:
             return
         if token.turn.is_closed:
             return
-        had_ended = token.turn.has_ended
+        had_ended, is_mute = token.turn.has_ended, self._health.is_mute
+        if is_mute and token.step in OPENING:
+            token.turn.blame(MUTE, now)
         calls = token.turn.on_expiry(token.step, now)
-        if token.step in OPENING and token.turn.has_ended and not had_ended:
+        if token.step in OPENING and token.turn.has_ended and not had_ended and not is_mute:
             self.counters["strike"] += 1
             self._health.struck(now)
         self._send(token.lease_id, token.turn, calls, now)

@@ -60,6 +60,7 @@ AGE_SPREAD = 0.1
 TURNS_SPREAD = 0.1
 
 _S = WorkerState
+_SICK = frozenset({_S.SUSPECT, _S.QUARANTINED})
 _GONE = frozenset({_S.STOPPING, _S.DEAD})
 
 
@@ -114,13 +115,13 @@ class _Pool:
         return 0 if self.is_removed else self.profile.workers + self.profile.spares
 
     @property
-    def processes(self) -> int:
-        """Processes that exist, or will in a moment."""
-        return sum(worker.state is not _S.BACKOFF for worker in self.workers.values())
-
-    @property
-    def most_processes(self) -> int:
-        return self.profile.workers + self.profile.spares + max(1, ceil(self.profile.surge * self.profile.workers))
+    def has_room(self) -> bool:
+        """One more process may be started. The sick do not keep others from booting, but there is an end to it."""
+        processes = [worker for worker in self.workers.values() if worker.state is not _S.BACKOFF]
+        sick = sum(worker.state in _SICK or worker.has_failed for worker in processes)
+        places = self.profile.workers + self.profile.spares
+        most = places + max(1, ceil(self.profile.surge * self.profile.workers))
+        return len(processes) - sick < most and len(processes) < most + places
 
     @property
     def serving(self) -> int:
@@ -365,6 +366,7 @@ class PoolState:
         if worker.state is not _S.STARTING:
             return
         profile = pool.profile
+        pool.panic.end()
         worker.max_turns = profile.retire.max_turns * (1 + TURNS_SPREAD * (2 * self._jitter() - 1))
         worker.expires_at = now + profile.retire.max_age_s * (1 - AGE_SPREAD * self._jitter())
         if pool.serving >= profile.workers:
@@ -377,7 +379,7 @@ class PoolState:
         if worker.state is _S.SPARE:
             self._stop(pool, worker, reason, now, is_hung=True)
         elif worker.state in IN_SERVICE:
-            pool.panic.sick(worker.id, pool.profile.workers, now)
+            pool.panic.sick(worker.id.slot, pool.profile.workers, now)
             worker.doubt = reason
             if not pool.panic.is_on(now):
                 self._move(pool, worker, _S.SUSPECT, reason, now)
@@ -386,7 +388,7 @@ class PoolState:
     def _on_cleared(self, pool: _Pool, worker: _Worker, now: float) -> None:
         """It takes its place back, or serves on until its successor does, if that has come further than a boot."""
         worker.doubt, worker.verdict = "", None
-        pool.panic.well(worker.id)
+        pool.panic.well(worker.id.slot)
         if worker.state is not _S.SUSPECT:
             return
         successor = pool.places.get(worker.id.slot)
@@ -406,7 +408,7 @@ class PoolState:
         if worker.state is _S.SPARE or (verdict is Verdict.HUNG and worker.state in (_S.QUARANTINED, _S.RETIRING)):
             self._stop(pool, worker, reason, now, is_fault=True, is_hung=True)
         elif worker.state in IN_SERVICE or worker.state is _S.SUSPECT:
-            pool.panic.sick(worker.id, pool.profile.workers, now)
+            pool.panic.sick(worker.id.slot, pool.profile.workers, now)
             worker.verdict = (verdict, reason)
             self._execute(pool, worker, now)
 
@@ -675,7 +677,7 @@ class PoolState:
         for _, pool, worker in due:
             if self._starting >= SPAWN_CONCURRENCY:
                 return
-            if pool.processes >= pool.most_processes or not self._may_try(pool, now):
+            if not pool.has_room or not self._may_try(pool, now):
                 continue
             worker.generation = pool.generation
             pool.boots += 1

@@ -84,6 +84,8 @@ class Call(NamedTuple):
 
 Calls = tuple[Call, ...]
 
+MUTE = Fault(FaultKind.WORKER_LOST, "the worker has fallen silent")
+
 _SPENT = TurnRequest("", "", ())
 """In place of a request that is not needed any more: it may hold megabytes, and the turn is remembered longer."""
 
@@ -306,8 +308,12 @@ class Turn:
         if self._interrupt_by is not None:
             self._interrupt_by += seconds
 
-    def tick(self, now: float) -> Calls:
-        """Hold the turn to its limits."""
+    def blame(self, fault: Fault, now: float) -> None:
+        """It has failed, and this is why, whatever comes next."""
+        self._end(TurnEnd(fault=fault), now)
+
+    def tick(self, now: float, *, is_mute: bool = False) -> Calls:
+        """Hold the turn to its limits. Where the worker `is_mute`, it is not the turn that takes too long."""
         if self._interrupt_by is not None:
             if now >= self._interrupt_by and not self.ignored_interrupt and self.phase is Phase.INTERRUPTING:
                 self.ignored_interrupt = True
@@ -317,7 +323,9 @@ class Turn:
         if self.has_ended:
             return ()
         kind = self._overdue(now)
-        return () if kind is None else self.fail(Fault(kind, "the turn took too long"), now)
+        if kind is None:
+            return ()
+        return self.fail(MUTE if is_mute else Fault(kind, "the turn took too long"), now)
 
     # --- inside ----------------------------------------------------------------------------------------------
 

@@ -171,17 +171,33 @@ def test_a_worker_that_ran_briefly_is_replaced_after_a_wait() -> None:
     assert world.of(_S.STARTING) == [WorkerId("main", 0, 2)]
 
 
-def test_there_are_never_more_processes_than_the_surge_allows() -> None:
+def test_processes_that_will_not_go_do_not_keep_their_successors_from_booting_but_there_is_an_end_to_it() -> None:
     world = World(4, 1, surge=0.5)
-    for worker in world.of(_S.READY):
-        world.tell(Broken(worker, "killed"))
-        world.tick(10.0)
-        world.boot_all()
-    assert len(world.of(_S.STOPPING, _S.READY)) == 6
-    assert world.row.workers[_S.BACKOFF] == 2
+    for _ in range(3):
+        for worker in world.of(_S.READY):
+            world.tell(Broken(worker, "killed"))
+            world.tick(10.0)
+            world.boot_all()
+    assert len(world.of(_S.STOPPING, _S.READY)) == 4 + 4 + 2
+    assert world.row.workers[_S.BACKOFF] > 0
     world.bury()
+    world.tick(10.0)
     world.boot_all()
     assert len(world.of(_S.READY)) == 4
+
+
+def test_workers_that_leave_with_long_turns_hold_back_further_replacements() -> None:
+    world = World(4, 1, surge=0.5)
+    leases = [world.lease() for _ in range(4)]
+    world.tell(Reconfigured((world.profile,), frozenset({"main"})))
+    for _ in range(5):
+        world.boot_all()
+        world.tick(1.0)
+    assert (len(world.of(_S.RETIRING)), len(world.of(_S.READY))) == (2, 4)
+    world.tell(Released(leases[0]))
+    world.bury()
+    world.boot_all()
+    assert len(world.of(_S.RETIRING)) == 2
 
 
 def test_a_profile_whose_boots_hang_does_not_keep_another_from_booting() -> None:

@@ -73,6 +73,8 @@ class Process:
     state: WorkerState = WorkerState.STARTING
     left_at: float = 0.0
     """Since when it takes no more turns."""
+    is_judged: bool = False
+    """A verdict on it may wait for its turn, or for the end of a panic."""
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -152,7 +154,7 @@ class PoolMachine(RuleBasedStateMachine):
                 is_fair = worker == process.id
             case Stopped():
                 is_fair = True
-            case Ticked() if is_hung:
+            case Ticked() | Reconfigured() | Exited() if is_hung:
                 is_fair = True  # a verdict that had to wait
             case Ticked():
                 waited_s = self.now - process.left_at
@@ -186,6 +188,11 @@ class PoolMachine(RuleBasedStateMachine):
     @property
     def leases(self) -> list[tuple[Process, Lease]]:
         return [(process, lease) for process in self.world.values() for lease in process.leases.values()]
+
+    @property
+    def is_moving(self) -> bool:
+        """Workers come and go anyway."""
+        return len(self.of(*IN_SERVICE)) != len(self.world)
 
     def tick(self, seconds: float) -> None:
         """Time passes, and we look as often as in life."""
@@ -288,6 +295,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(pick=picks, verdict=st.sampled_from(list(Verdict)))
     def is_condemned(self, pick: int, verdict: Verdict) -> None:
         process = self.pick(pick, WorkerState.SPARE, *IN_SERVICE, WorkerState.SUSPECT, *LEAVING)
+        process.is_judged = True
         self.tell(Condemned(process.id, verdict, "it is condemned"))
 
     @precondition(lambda self: self.of(*IN_SERVICE))
@@ -295,9 +303,10 @@ class PoolMachine(RuleBasedStateMachine):
     def is_overloaded(self, pick: int) -> None:
         process = self.pick(pick, *IN_SERVICE)
         self.tell(Overloaded(process.id))
-        free = self.core.free(process.id.profile)
+        before = self.core.outlook(process.id.profile, self.now).seats
         self.tick(MAX_PAUSE_S)
-        assert self.core.free(process.id.profile) >= free
+        after = self.core.outlook(process.id.profile, self.now).seats
+        assert after > before or not self.of(*IN_SERVICE, profile=process.id.profile) or self.is_moving
 
     @precondition(lambda self: self.of(WorkerState.SPARE, *IN_SERVICE))
     @rule(pick=picks)
@@ -320,16 +329,13 @@ class PoolMachine(RuleBasedStateMachine):
     def we_are_stopped_17(self, seconds: float) -> None:
         """17: a pause of ours condemns nobody, and ends no turn."""
         self.tell(Ticked())
-        turns = len(self.leases)
-        quarantined = len(self.of(WorkerState.QUARANTINED))
+        before = [(process.id, set(process.leases)) for process in self.world.values() if not process.is_judged]
         self.now += seconds
         self.tell(Ticked())
-        assert len(self.leases) == turns
-        assert len(self.of(WorkerState.QUARANTINED)) <= quarantined or self.has_verdict_waiting
-        self.has_verdict_waiting = False
-
-    has_verdict_waiting = True
-    """A verdict that waited for its turn, or for the end of a panic, is carried out whenever time passes."""
+        for worker, leases in before:
+            process = self.world[worker]
+            assert set(process.leases) == leases
+            assert process.state is not WorkerState.QUARANTINED or process.left_at < self.now
 
     @rule(workers=st.integers(1, 4), slots=st.integers(1, 3), is_changed=st.booleans(), is_there=st.booleans())
     def is_reconfigured(self, workers: int, slots: int, is_changed: bool, is_there: bool) -> None:
