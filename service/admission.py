@@ -38,17 +38,16 @@ class Keyring:
     """The known keys, by who is charged. What a contract of `before` has counted is kept where it has not changed."""
 
     def __init__(self, settings: Settings, before: Keyring | None = None) -> None:
-        kept = before._limiters if before is not None else {}  # noqa: SLF001 - of its own kind
-        self._limiters: dict[str, AsyncLimiter] = {}
-        for key in settings.keys:
-            if key.requests_per_minute is not None:
-                old = kept.get(key.name)
-                is_same = old is not None and old.max_rate == key.requests_per_minute
-                self._limiters[key.name] = (
-                    old if old is not None and is_same else AsyncLimiter(key.requests_per_minute, MINUTE_S)
-                )
-        tenants = {key.name: _tenant(key, self._limiters.get(key.name)) for key in settings.keys}
-        self._known = tuple((tenants.get(name) or Tenant(name), hash_) for name, hash_ in settings.key_hashes().items())
+        kept = before.limiters if before is not None else {}
+        tenants = {key.name: _tenant(key, kept.get(key.name)) for key in settings.keys}
+        self._known = tuple(
+            (tenants.get(name) or Tenant(name), digest) for name, digest in settings.key_hashes().items()
+        )
+
+    @property
+    def limiters(self) -> dict[str, AsyncLimiter]:
+        """What counts each tenant's requests, where they are counted."""
+        return {tenant.name: tenant.limiter for tenant, _ in self._known if tenant.limiter is not None}
 
     def tenant(self, authorization: str | None) -> Tenant:
         """Whose key an Authorization header carries. Every stored hash is compared, whichever matches.
@@ -88,7 +87,7 @@ async def count(tenant: Tenant) -> None:
     await limiter.acquire()
 
 
-def _tenant(key: KeySettings, limiter: AsyncLimiter | None) -> Tenant:
+def _tenant(key: KeySettings, before: AsyncLimiter | None) -> Tenant:
     priority = Priority(key.priority)
     return Tenant(
         name=key.name,
@@ -98,5 +97,11 @@ def _tenant(key: KeySettings, limiter: AsyncLimiter | None) -> Tenant:
         seats=key.seats,
         queue_max=key.queue_max,
         max_deadline_s=key.max_deadline_s,
-        limiter=limiter,
+        limiter=_limiter(key.requests_per_minute, before),
     )
+
+
+def _limiter(limit: int | None, before: AsyncLimiter | None) -> AsyncLimiter | None:
+    if limit is None:
+        return None
+    return before if before is not None and before.max_rate == limit else AsyncLimiter(limit, MINUTE_S)
