@@ -1,0 +1,168 @@
+"""A history in figures, for people: what was asked, what went wrong, and how soon it was right again."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loadtest.check_history import IN_SERVICE, LOST
+from loadtest.history import CLIENT, SERVICE, Line
+
+CRASHED = ("it exited", "it was killed", "it closed its stdout")
+
+
+class Crash(NamedTuple):
+    """A worker that ended by itself, and how many of its turns had not spoken: moved elsewhere, or lost."""
+
+    worker: str
+    moved: int
+    lost: int
+
+
+@dataclass(slots=True)
+class Figures:
+    """Everything that `summary` prints; times are in seconds."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    moved: Counter[str] = field(default_factory=Counter)
+    exits: Counter[str] = field(default_factory=Counter)
+    quarantines: int = 0
+    crashes: list[Crash] = field(default_factory=list)
+    queued_lost: int = 0
+    killed_to_replaced_s: list[float] = field(default_factory=list)
+    frozen_to_out_s: list[float] = field(default_factory=list)
+    frozen_to_replaced_s: list[float] = field(default_factory=list)
+    never_replaced: list[str] = field(default_factory=list)
+
+
+def figures(lines: Iterable[Line]) -> Figures:
+    """What there is to count and to measure in a history."""
+    return _Counting(lines).figures
+
+
+class _Counting:
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.figures = Figures()
+        self._out_at: dict[str, float] = {}
+        self._in_service_at: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._struck: list[tuple[float, str, str]] = []
+        self._seats: dict[str, str] = {}
+        self._spoken: set[str] = set()
+        self._moved: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+        self._crashed: list[str] = []
+        self._is_quiet = False
+        for line in lines:
+            if line.source == CLIENT:
+                self._client(line)
+            elif line.source == SERVICE:
+                self._service(line)
+        self.figures.crashes = [Crash(name, self._moved[name], self._lost[name]) for name in self._crashed]
+        self._measure()
+
+    def _client(self, line: Line) -> None:
+        out, fields = self.figures, line.fields
+        match line.event:
+            case "request.ended":
+                out.ends[fields["how"]] += 1
+            case "request.sent" if fields["fault"] is not None:
+                out.faults[fields["fault"]] += 1
+            case "fault.injected":
+                out.faults[fields["kind"]] += 1
+                if fields.get("worker") is not None:
+                    self._struck.append((line.at, fields["kind"], fields["worker"]))
+            case "run.quiet":
+                self._is_quiet = True
+
+    def _service(self, line: Line) -> None:
+        out, fields = self.figures, line.fields
+        match line.event:
+            case "job.rejected":
+                out.rejected[fields["reason"]] += 1
+            case "turn.started":
+                self._seats[fields["job"]] = fields["worker"]
+            case "turn.spoke":
+                self._spoken.add(fields["job"])
+            case "turn.returned":
+                out.moved[fields["reason"]] += 1
+                self._moved[fields["worker"]] += 1
+                self._seats.pop(fields["job"], None)
+            case "job.settled":
+                self._settled(fields["job"], fields["outcome"])
+            case "worker.moved":
+                self._worker_moved(line)
+            case "worker.exited" if not self._is_quiet:
+                out.exits[fields["reason"]] += 1
+                if fields["reason"].startswith(CRASHED):
+                    self._crashed.append(fields["worker"])
+
+    def _settled(self, job: str, outcome: str) -> None:
+        self.figures.outcomes[outcome] += 1
+        seat = self._seats.pop(job, None)
+        if outcome in LOST and job not in self._spoken:
+            if seat is None:
+                self.figures.queued_lost += 1
+            else:
+                self._lost[seat] += 1
+        self._spoken.discard(job)
+
+    def _worker_moved(self, line: Line) -> None:
+        name, source, target = line.fields["worker"], line.fields["source"], line.fields["target"]
+        self.figures.quarantines += target == "quarantined"
+        if target in IN_SERVICE and source not in IN_SERVICE:
+            slot, _, epoch = name.rpartition(".")
+            self._in_service_at[slot].append((int(epoch), line.at))
+            self._out_at.pop(name, None)
+        elif source in IN_SERVICE and target not in IN_SERVICE:
+            self._out_at[name] = line.at
+
+    def _measure(self) -> None:
+        out = self.figures
+        for at, kind, name in self._struck:
+            slot, _, epoch = name.rpartition(".")
+            later = [in_at for number, in_at in self._in_service_at[slot] if number > int(epoch)]
+            if kind == "sigstop" and name in self._out_at:
+                out.frozen_to_out_s.append(max(0.0, self._out_at[name] - at))
+            times = {"sigkill": out.killed_to_replaced_s, "sigstop": out.frozen_to_replaced_s}.get(kind)
+            if not later:
+                out.never_replaced.append(name)
+            elif times is not None:
+                times.append(max(0.0, min(later) - at))
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """The figures on a few lines."""
+    out = figures(lines)
+    unspoken_lost = sum(crash.lost for crash in out.crashes)
+    unspoken_moved = sum(crash.moved for crash in out.crashes)
+    rows = [
+        ("requests", f"{out.ends.total()}: {_counts(out.ends)}"),
+        ("outcomes", _counts(out.outcomes)),
+        ("rejected", _counts(out.rejected)),
+        ("faults", f"{out.faults.total()}: {_counts(out.faults)}"),
+        ("redispatched", f"{out.moved.total()}: {_counts(out.moved)}"),
+        ("workers that went", f"{out.exits.total()}: {_counts(out.exits)}"),
+        ("crashes", f"{len(out.crashes)}; turns that had not spoken: {unspoken_moved} moved, {unspoken_lost} lost"),
+        ("queued requests lost", str(out.queued_lost)),
+        ("quarantines", str(out.quarantines)),
+        ("kill -9 to replacement in service", _times(out.killed_to_replaced_s)),
+        ("SIGSTOP to out of rotation", _times(out.frozen_to_out_s)),
+        ("SIGSTOP to replacement in service", _times(out.frozen_to_replaced_s)),
+        ("never replaced", ", ".join(out.never_replaced) or "none"),
+    ]
+    return "\n".join(f"{name + ':':36}{text}" for name, text in rows)
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counter.items())) or "none"
+
+
+def _times(times: list[float]) -> str:
+    if not times:
+        return "did not happen"
+    return f"{len(times)} times, at most {max(times):.2f} s ({', '.join(f'{time:.2f}' for time in sorted(times))})"

@@ -1,0 +1,106 @@
+"""`loadtest.chaos_summary`: the figures of a hand-made history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadtest.chaos_summary import Crash, figures, summary
+from loadtest.history import CLIENT, SERVICE, Line
+
+
+def service(at: float, event: str, **fields: Any) -> Line:
+    return Line(0, SERVICE, at, event, fields)
+
+
+def client(at: float, event: str, **fields: Any) -> Line:
+    return Line(0, CLIENT, at, event, fields)
+
+
+def moved(at: float, worker: str, source: str, target: str) -> Line:
+    return service(at, "worker.moved", worker=worker, source=source, target=target, reason="")
+
+
+def started(job: str, worker: str) -> Line:
+    return service(1.0, "turn.started", job=job, worker=worker)
+
+
+def test_the_time_from_a_kill_to_the_replacement_ends_when_the_slots_next_worker_is_in_service() -> None:
+    lines = [
+        moved(0.0, "p/0.1", "starting", "ready"),
+        moved(0.0, "p/1.1", "starting", "ready"),
+        client(1.0, "fault.injected", kind="sigkill", worker="p/0.1"),
+        moved(1.1, "p/0.1", "ready", "stopping"),
+        moved(1.2, "p/1.2", "starting", "probation"),
+        moved(1.5, "p/0.2", "starting", "probation"),
+        moved(1.9, "p/0.2", "probation", "ready"),
+    ]
+    assert figures(lines).killed_to_replaced_s == [0.5]
+
+
+def test_a_frozen_worker_is_timed_to_its_leaving_and_to_its_replacement() -> None:
+    lines = [
+        moved(0.0, "p/0.1", "starting", "ready"),
+        client(1.0, "fault.injected", kind="sigstop", worker="p/0.1"),
+        moved(5.0, "p/0.1", "ready", "suspect"),
+        moved(7.0, "p/0.1", "suspect", "quarantined"),
+        moved(8.0, "p/0.2", "spare", "ready"),
+    ]
+    out = figures(lines)
+    assert (out.frozen_to_out_s, out.frozen_to_replaced_s, out.quarantines) == ([4.0], [7.0], 1)
+
+
+def test_a_struck_worker_without_a_successor_is_named() -> None:
+    lines = [
+        moved(0.0, "p/0.1", "starting", "ready"),
+        client(1.0, "fault.injected", kind="sigterm", worker="p/0.1"),
+        moved(1.1, "p/0.1", "ready", "stopping"),
+    ]
+    assert figures(lines).never_replaced == ["p/0.1"]
+
+
+def test_a_crash_is_told_with_the_turns_that_had_not_spoken() -> None:
+    lines = [
+        *(started(job, "p/0.1") for job in ("spoken", "moved", "lost")),
+        service(1.0, "turn.spoke", job="spoken", attempt=1),
+        service(2.0, "job.settled", job="spoken", outcome="worker_lost"),
+        service(2.0, "turn.returned", job="moved", worker="p/0.1", reason="worker_lost"),
+        service(2.0, "job.settled", job="lost", outcome="worker_lost"),
+        service(2.1, "worker.exited", worker="p/0.1", code=3, reason="it exited with code 3"),
+        service(2.2, "worker.exited", worker="p/1.1", code=0, reason="it ignored an interrupt"),
+    ]
+    out = figures(lines)
+    assert out.crashes == [Crash("p/0.1", moved=1, lost=1)]
+    assert out.queued_lost == 0
+    assert out.exits.total() == 2
+
+
+def test_a_job_that_is_lost_while_it_waits_is_counted() -> None:
+    lines = [
+        started("a", "p/0.1"),
+        service(2.0, "turn.returned", job="a", worker="p/0.1", reason="worker_lost"),
+        service(2.0, "job.settled", job="a", outcome="worker_lost"),
+    ]
+    assert figures(lines).queued_lost == 1
+
+
+def test_workers_that_go_with_the_service_are_not_counted() -> None:
+    lines = [
+        client(1.0, "run.quiet"),
+        service(2.1, "worker.exited", worker="p/0.1", code=0, reason="it exited with code 0"),
+    ]
+    assert figures(lines).crashes == []
+
+
+def test_the_summary_counts_what_happened() -> None:
+    lines = [
+        client(0.0, "request.sent", fault="exit"),
+        client(0.0, "request.sent", fault=None),
+        client(1.0, "request.ended", how="answered"),
+        client(1.0, "fault.injected", kind="reload"),
+        service(1.0, "job.rejected", reason="queue_full"),
+    ]
+    text = summary(lines)
+    assert "1: answered 1" in text
+    assert "2: exit 1, reload 1" in text
+    assert "queue_full 1" in text
+    assert "kill -9 to replacement in service:  did not happen" in text
