@@ -41,7 +41,10 @@ class Figures:
 
 
 def figures(lines: Iterable[Line]) -> Figures:
-    """What there is to count and to measure in a history."""
+    """What there is to count and to measure in a history.
+
+    A worker's replacement is the next one in its slot; only blows to workers in service are timed.
+    """
     return _Counting(lines).figures
 
 
@@ -49,6 +52,7 @@ class _Counting:
     def __init__(self, lines: Iterable[Line]) -> None:
         self.figures = Figures()
         self._out_at: dict[str, float] = {}
+        self._in_service: set[str] = set()
         self._in_service_at: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
         self._struck: list[tuple[float, str, str]] = []
         self._seats: dict[str, str] = {}
@@ -74,7 +78,7 @@ class _Counting:
                 out.faults[fields["fault"]] += 1
             case "fault.injected":
                 out.faults[fields["kind"]] += 1
-                if fields.get("worker") is not None:
+                if fields.get("worker") in self._in_service:
                     self._struck.append((line.at, fields["kind"], fields["worker"]))
             case "run.quiet":
                 self._is_quiet = True
@@ -117,22 +121,23 @@ class _Counting:
         if target in IN_SERVICE and source not in IN_SERVICE:
             slot, _, epoch = name.rpartition(".")
             self._in_service_at[slot].append((int(epoch), line.at))
-            self._out_at.pop(name, None)
+            self._in_service.add(name)
         elif source in IN_SERVICE and target not in IN_SERVICE:
             self._out_at[name] = line.at
+            self._in_service.discard(name)
 
     def _measure(self) -> None:
         out = self.figures
+        replaced_s = {"sigkill": out.killed_to_replaced_s, "sigstop": out.frozen_to_replaced_s}
         for at, kind, name in self._struck:
             slot, _, epoch = name.rpartition(".")
             later = [in_at for number, in_at in self._in_service_at[slot] if number > int(epoch)]
-            if kind == "sigstop" and name in self._out_at:
-                out.frozen_to_out_s.append(max(0.0, self._out_at[name] - at))
-            times = {"sigkill": out.killed_to_replaced_s, "sigstop": out.frozen_to_replaced_s}.get(kind)
             if not later:
                 out.never_replaced.append(name)
-            elif times is not None:
-                times.append(max(0.0, min(later) - at))
+            elif kind in replaced_s:
+                replaced_s[kind].append(min(later) - at)
+            if kind == "sigstop" and name in self._out_at:
+                out.frozen_to_out_s.append(self._out_at[name] - at)
 
 
 def summary(lines: Sequence[Line]) -> str:

@@ -4,8 +4,9 @@ The rules, by the names under which they are reported:
 
 | rule | holds when |
 |---|---|
-| seats | no worker has more turns than slots (two while on probation); no profile has more workers in service than \
-configured; no capped tenant has more turns than its cap (a turn counts until its job has an outcome) |
+| seats | no worker has more turns than slots (two while on probation); when a turn begins, no profile has \
+more workers in service than configured; no capped tenant has more turns than its cap (which count until their jobs have \
+an outcome) |
 | in-service | a turn begins only on a worker that is ready or on probation |
 | one-fate | a job is admitted or rejected, once; an admitted one has exactly one outcome; its attempts are numbered \
 in order; every request is answered exactly once, as its outcome says, and nothing stays open |
@@ -113,6 +114,8 @@ class Checker:
         self._profiles: Mapping[str, Any] = {}
         self._caps: Mapping[str, int] = {}
         self._workers: defaultdict[str, _Worker] = defaultdict(_Worker)
+        self._serving: defaultdict[str, int] = defaultdict(int)
+        """Workers in service, by profile."""
         self._holders: dict[tuple[int, str], str] = {}
         self._released: set[tuple[int, str]] = set()
         self._tenants: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -257,14 +260,10 @@ class Checker:
 
     def _on_worker_moved(self, fields: Mapping[str, Any]) -> None:
         name, target = fields["worker"], fields["target"]
-        self._workers[name].state = target
-        profile = name.partition("/")[0]
-        if target in IN_SERVICE and profile in self._profiles:
-            serving = [other for other, worker in self._workers.items() if worker.state in IN_SERVICE]
-            count = sum(other.startswith(f"{profile}/") for other in serving)
-            if count > self._profiles[profile]["workers"]:
-                self._wrong("seats", f"{count} workers of profile {profile} are in service", worker=name)
-        self._forget(name, self._workers[name])
+        worker = self._workers[name]
+        self._serving[name.partition("/")[0]] += (target in IN_SERVICE) - (worker.state in IN_SERVICE)
+        worker.state = target
+        self._forget(name, worker)
 
     def _on_answered(self, fields: Mapping[str, Any]) -> None:
         job = self.jobs.get(fields.get("request_id", ""))
@@ -414,7 +413,9 @@ class Checker:
         worker.leases.add(lease)
         if worker.state not in IN_SERVICE:
             self._wrong("in-service", f"the worker is {worker.state or 'unknown'}", job=job.id, worker=name)
-        slots = self._profiles[job.queue[0]]["slots"]
+        workers, slots = (self._profiles[job.queue[0]][name] for name in ("workers", "slots"))
+        if self._serving[job.queue[0]] > workers:
+            self._wrong("seats", f"{self._serving[job.queue[0]]} of {workers} workers are in service", worker=name)
         seats = min(slots, PROBATION_SEATS) if worker.state == "probation" else slots
         if len(worker.leases) > seats:
             self._wrong("seats", f"{len(worker.leases)} turns on {seats} seats", job=job.id, worker=name)

@@ -58,6 +58,17 @@ def test_a_struck_worker_without_a_successor_is_named() -> None:
     assert figures(lines).never_replaced == ["p/0.1"]
 
 
+def test_a_blow_to_a_worker_that_was_out_of_service_already_is_not_timed() -> None:
+    lines = [
+        moved(0.0, "p/0.1", "starting", "ready"),
+        moved(0.9, "p/0.1", "ready", "quarantined"),
+        client(1.0, "fault.injected", kind="sigkill", worker="p/0.1"),
+        moved(1.1, "p/0.2", "starting", "ready"),
+    ]
+    out = figures(lines)
+    assert (out.killed_to_replaced_s, out.never_replaced, out.faults) == ([], [], {"sigkill": 1})
+
+
 def test_a_crash_is_told_with_the_turns_that_had_not_spoken() -> None:
     lines = [
         *(started(job, "p/0.1") for job in ("spoken", "moved", "lost")),

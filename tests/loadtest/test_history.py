@@ -245,10 +245,19 @@ def test_a_worker_on_probation_has_two_seats(tale: Tale) -> None:
 
 
 def test_no_more_workers_may_be_in_service_than_are_configured(tale: Tale) -> None:
-    tale.moved("default/0.2", "spare", "ready")
+    tale.moved("default/0.2", "starting", "ready")
+    tale.turned("a")
     tale.moved(WORKERS[0], "ready", "retiring")
     tale.moved(WORKERS[0], "stopping", "dead")
-    assert tale.broken == ["seats"]
+    assert [violation.text for violation in tale.violations()] == ["3 of 2 workers are in service"]
+
+
+def test_a_worker_may_enter_the_service_a_moment_before_its_predecessor_leaves_it(tale: Tale) -> None:
+    tale.moved("default/0.2", "starting", "ready")
+    tale.moved(WORKERS[0], "ready", "retiring")
+    tale.turned("a", worker="default/0.2")
+    tale.moved(WORKERS[0], "stopping", "dead")
+    assert tale.violations() == []
 
 
 def test_a_spare_may_wait_beside_the_workers_that_are_in_service(tale: Tale) -> None:
