@@ -5,32 +5,35 @@ The rules, by the names under which they are reported:
 | rule | holds when |
 |---|---|
 | seats | no worker has more turns than slots (two while on probation); when a turn begins, no profile has \
-more workers in service than configured; no capped tenant has more turns than its cap (which count until their jobs have \
-an outcome) |
+more workers in service than configured; no capped tenant has more turns than its cap (which count until their jobs \
+have an outcome) |
 | in-service | a turn begins only on a worker that is ready or on probation |
 | one-fate | a job is admitted or rejected, once; an admitted one has exactly one outcome; its attempts are numbered \
 in order; every request is answered exactly once, as its outcome says, and nothing stays open |
 | at-rest | after the last request nothing waits or runs, every seat is free, and the service holds about what it held |
 | one-attempt | a client gets a beginning of what its prompt asked for, from one turn of the worker that had it last; \
 a job that has spoken is not moved; a whole answer is exact |
-| not-lost | a job whose worker went before it spoke is moved, as long as it has attempts and there is retry budget |
-| fifo | of one profile, tenant and priority, the one admitted first starts first; one that was moved keeps its place |
-| punctual | no turn begins after its queue budget, and nobody waits much longer for the refusal |
+| not-lost | a job whose worker went before it spoke, or did anything, is moved, as long as it has attempts and there \
+is retry budget |
+| fifo | of one profile, tenant and priority, the one admitted first starts first; those that were moved go before all \
+others, but for seats on workers that they have to avoid |
+| suspects | jobs whose worker crashed under them are not on one worker together |
+| punctual | no turn begins after its queue budget, which a moved job has anew, nor after its client's deadline, \
+and nobody waits much longer for the refusal |
 | fenced | of an attempt that is over, and of a job that is settled, nothing more is heard |
 | budget | in every prefix, jobs moved <= reserve + ratio x jobs admitted |
 | no-bug | the service logged no bug of its own and nothing that is no log line, and its end was clean |
 
-The time taken is proportional to the history's length, but for the logarithm of the longest queue's.
+The time taken is proportional to the history's length.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +44,15 @@ PROBATION_SEATS = 2
 LATE_S = 0.25
 """How much later than promised a refusal may come: the service looks that often."""
 ROUNDING_S = 0.001
+AVOID_S = 1.0
+"""How long a job that was moved may wait for another worker than those that it was lost on."""
 SPARE_BYTES = 64 * 2**20
 SPARE_DESCRIPTORS = 8
 LOST = ("worker_lost", "worker_replaced")
 CODES = {"queue_timeout": "queue_timeout", "worker_lost": "worker_lost", "worker_replaced": "worker_lost"}
 """Outcomes of which a client must be told by exactly this code."""
+ACTS = ("approval",)
+"""Prompts whose turn does something before it speaks: it must not do it twice."""
 BUGS = ("bug.found", "handler.failed", "library.logged", "log.unreadable")
 MAX_STORY = 40
 
@@ -72,7 +79,12 @@ class Job:
     queue: Waiting
     place: int
     is_waiting: bool = True
+    waited_s: float = 0.0
     attempt: int = 0
+    moved_at: float = 0.0
+    lost_on: set[str] = field(default_factory=set)
+    is_suspect: bool = False
+    is_lost: bool = False
     seat: tuple[int, str] | None = None
     has_spoken: bool = False
     outcome: str | None = None
@@ -119,7 +131,8 @@ class Checker:
         self._holders: dict[tuple[int, str], str] = {}
         self._released: set[tuple[int, str]] = set()
         self._tenants: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._queues: defaultdict[Waiting, list[tuple[int, str]]] = defaultdict(list)
+        self._queues: defaultdict[Waiting, deque[str]] = defaultdict(deque)
+        self._returned: defaultdict[Waiting, dict[str, Job]] = defaultdict(dict)
         self._admitted: defaultdict[str, int] = defaultdict(int)
         self._moved: defaultdict[str, int] = defaultdict(int)
         self._is_at_rest = False
@@ -181,7 +194,7 @@ class Checker:
             return
         job = Job(name, (profile, fields["tenant"], fields["priority"]), self._line.number)
         self.jobs[name] = job
-        heappush(self._queues[job.queue], (job.place, name))
+        self._queues[job.queue].append(name)
 
     def _on_rejected(self, fields: Mapping[str, Any]) -> None:
         name, profile = fields["job"], fields["profile"]
@@ -200,8 +213,9 @@ class Checker:
             self._wrong("one-attempt", "a second turn of a job that has spoken", job=job.id)
         if fields["attempt"] != job.attempt + 1:
             self._wrong("one-fate", f"attempt {fields['attempt']} after {job.attempt}", job=job.id)
-        self._check_order(job)
-        self._check_wait(job, fields["waited_s"])
+        self._check_order(job, fields["worker"])
+        job.waited_s = fields["waited_s"]
+        self._check_wait(job, job.waited_s if job.attempt == 0 else self._line.at - job.moved_at - LATE_S)
         was_running = job.is_running
         job.attempt, job.is_waiting, job.seat = fields["attempt"], False, (fields["lease"], fields["worker"])
         self._take_seat(job, *job.seat)
@@ -222,8 +236,10 @@ class Checker:
         if job.has_spoken:
             self._wrong("one-attempt", "it has spoken, and is to run again", job=job.id)
         self._count_tenant(job, -1)
-        job.is_waiting, job.seat = True, None
-        heappush(self._queues[job.queue], (job.place, job.id))
+        job.is_waiting, job.seat, job.moved_at = True, None, self._line.at
+        job.lost_on.add(fields["worker"])
+        job.is_suspect = job.is_suspect or fields["reason"] == "worker_lost"
+        self._returned[job.queue][job.id] = job
         profile = job.queue[0]
         self._moved[profile] += 1
         if self._moved[profile] > self._retries(profile):
@@ -237,11 +253,12 @@ class Checker:
             self._count_tenant(job, -1)
         if fields["attempts"] != job.attempt:
             self._wrong("one-fate", f"{fields['attempts']} attempts are told, {job.attempt} were seen", job=job.id)
-        if job.is_waiting:
+        elif job.attempt == 0:
             self._check_wait(job, fields["waited_s"], LATE_S)
-        job.outcome, job.is_waiting = fields["outcome"], False
-        if job.outcome in LOST and not job.has_spoken and self._could_move(job):
-            self._wrong("not-lost", "it had not spoken, and was not moved", job=job.id)
+        job.outcome = fields["outcome"]
+        is_lost = job.outcome in LOST and not job.is_waiting and not job.has_spoken
+        job.is_lost, job.is_waiting = is_lost and self._could_move(job), False
+        self._returned[job.queue].pop(job.id, None)
 
     def _on_released(self, fields: Mapping[str, Any]) -> None:
         seat = fields["lease"], fields["worker"]
@@ -337,6 +354,11 @@ class Checker:
             return
         if (request.how == "answered") != (job.outcome == "stop") and request.how in ("answered", "refused"):
             self._wrong("one-fate", f"the request is {request.how}, the job {job.outcome}", **about)
+        if job.is_lost and request.sent["fault"] not in ACTS:
+            self._wrong("not-lost", "it had not spoken, and was not moved", **about)
+        deadline_ms = request.sent["deadline_ms"]
+        if deadline_ms is not None and job.waited_s > deadline_ms / 1000 + ROUNDING_S:
+            self._wrong("punctual", f"its turn began after {job.waited_s} s, its deadline", **about)
         code = CODES.get(job.outcome or "")
         if request.how == "refused" and code is not None and request.code != code:
             self._wrong("one-fate", f"its client was told {request.code}, the job is {job.outcome}", **about)
@@ -427,12 +449,31 @@ class Checker:
         if by > 0 and cap is not None and self._tenants[key] > cap:
             self._wrong("seats", f"tenant {key[1]} has {self._tenants[key]} turns, its cap is {cap}", job=job.id)
 
-    def _check_order(self, job: Job) -> None:
-        queue = self._queues[job.queue]
-        while queue and not self.jobs[queue[0][1]].is_waiting:
-            heappop(queue)
-        if queue and queue[0][1] != job.id:
-            self._wrong("fifo", f"{queue[0][1]} was before it, and waits", job=job.id)
+    def _check_order(self, job: Job, worker: str) -> None:
+        returned, queue = self._returned[job.queue], self._queues[job.queue]
+        returned.pop(job.id, None)
+        suspects = [other for other in self._on(worker) if other.is_suspect]
+        running = [other.id for other in suspects if other.is_running and other.seat and other.seat[1] == worker]
+        if job.is_suspect and running:
+            self._wrong("suspects", f"{running[0]} is on its worker", job=job.id, worker=worker)
+        for other in returned.values():
+            avoids = worker in other.lost_on and self._line.at - other.moved_at <= AVOID_S + LATE_S
+            is_before = job.attempt == 0 or other.place < job.place
+            if is_before and not avoids and not (other.is_suspect and suspects):
+                self._wrong("fifo", f"{other.id} was moved, and still waits", job=job.id)
+        if job.attempt == 0:
+            while queue and not self._is_new(queue[0]):
+                queue.popleft()
+            if queue and queue[0] != job.id:
+                self._wrong("fifo", f"{queue[0]} was before it, and waits", job=job.id)
+
+    def _is_new(self, name: str) -> bool:
+        """It waits for its first turn."""
+        return self.jobs[name].is_waiting and self.jobs[name].attempt == 0
+
+    def _on(self, worker: str) -> list[Job]:
+        """The jobs on a worker."""
+        return [self.jobs[self._holders[lease, worker]] for lease in self._workers[worker].leases]
 
     def _check_wait(self, job: Job, waited_s: float, late_s: float = 0.0) -> None:
         budget_s = self._profiles[job.queue[0]]["queue_budget_s"]

@@ -86,9 +86,10 @@ class Tale:
 
     # The clients' lines.
 
-    def sent(self, number: int, client: str = "reads") -> None:
+    def sent(self, number: int, **changes: Any) -> None:
+        text = {"chunks": [f"{number}! "], "repeat": 2, "tail": "."}
         fields = {"tenant": "one", "stream": True, "priority": None, "deadline_ms": None, "fault": None}
-        self.client("request.sent", request=number, **fields, chunks=[f"{number}! "], repeat=2, tail=".", client=client)
+        self.client("request.sent", request=number, **({"client": "reads"} | fields | text | changes))
 
     def headed(self, number: int, job: str, status: int = 200) -> None:
         self.client("request.headed", request=number, status=status, id=job)
@@ -519,42 +520,60 @@ def test_a_job_that_is_moved_after_it_has_spoken_is_found(tale: Tale) -> None:
 # --- not lost ----------------------------------------------------------------------------------------------------
 
 
-def lost(tale: Tale, job: str, *, spoken: bool = False) -> None:
-    tale.started(job)
+def lost(tale: Tale, fault: str | None = None, *, spoken: bool = False, moved: bool = False) -> None:
+    """Request 1, lost with its worker; after it was `moved`, if need be."""
+    tale.sent(1, fault=fault)
+    tale.admitted("a")
+    tale.started("a")
+    if moved:
+        tale.returned("a")
+        tale.released("a")
+        tale.started("a")
     if spoken:
-        tale.spoke(job)
-    tale.over(job, "worker_lost")
+        tale.spoke("a")
+    tale.headed(1, "a", 200 if spoken else 503)
+    tale.ended(1, "refused", "", "worker_lost")
+    tale.over("a", "worker_lost")
 
 
 def test_a_job_that_was_lost_before_it_spoke_is_found(tale: Tale) -> None:
-    tale.unheard("a")
-    lost(tale, "a")
+    lost(tale)
     assert tale.broken == ["not-lost"]
 
 
 def test_a_job_that_has_spoken_may_be_lost(tale: Tale) -> None:
-    tale.unheard("a")
-    lost(tale, "a", spoken=True)
+    lost(tale, spoken=True)
+    assert tale.violations() == []
+
+
+def test_a_job_that_has_done_something_may_be_lost(tale: Tale) -> None:
+    lost(tale, fault="approval")
     assert tale.violations() == []
 
 
 def test_a_job_may_be_lost_when_its_attempts_are_used_up(tale: Tale) -> None:
-    tale.unheard("a")
-    tale.started("a")
-    tale.returned("a")
-    tale.released("a")
-    lost(tale, "a")
+    lost(tale, moved=True)
     assert tale.violations() == []
 
 
 def test_a_job_may_be_lost_when_the_retry_budget_is_used_up(tale: Tale) -> None:
-    tale.unheard("a", "b")
+    tale.unheard("b")
+    tale.started("b")
+    tale.returned("b")
+    tale.released("b")
+    tale.started("b")
+    tale.over("b")
+    lost(tale)
+    assert tale.violations() == []
+
+
+def test_a_job_that_was_moved_may_be_lost_while_it_waits(tale: Tale) -> None:
+    tale.unheard("a")
     tale.started("a")
     tale.returned("a")
     tale.released("a")
-    tale.started("a")
-    tale.over("a")
-    lost(tale, "b")
+    tale.settled("a", "worker_lost")
+    tale.answered("a")
     assert tale.violations() == []
 
 
@@ -589,13 +608,66 @@ def test_a_job_that_has_left_is_not_waited_for(tale: Tale) -> None:
     assert tale.violations() == []
 
 
-@pytest.mark.parametrize(("order", "broken"), [("ab", []), ("ba", ["fifo"])])
-def test_a_job_that_was_moved_keeps_its_place(tale: Tale, order: str, broken: list[str]) -> None:
+def one_was_moved(tale: Tale) -> None:
+    """Of two jobs that wait the first one had a turn before, and its worker crashed."""
     tale.unheard("a", "b")
-    tale.started("a")
+    tale.started("a", WORKERS[1])
     tale.returned("a")
     tale.released("a")
+
+
+@pytest.mark.parametrize(("order", "broken"), [("ab", []), ("ba", ["fifo"])])
+def test_a_job_that_was_moved_goes_before_the_others(tale: Tale, order: str, broken: list[str]) -> None:
+    one_was_moved(tale)
     started_in_order(tale, *order)
+    assert tale.broken == broken
+
+
+@pytest.mark.parametrize(("after", "broken"), [(0, []), (200, ["fifo"])])
+def test_a_seat_that_a_moved_job_has_to_avoid_is_anybodys_for_a_while(
+    tale: Tale, after: int, broken: list[str]
+) -> None:
+    one_was_moved(tale)
+    for _ in range(after):
+        tale.service("time.passed")
+    tale.started("b", WORKERS[1])
+    tale.over("b")
+    started_in_order(tale, "a")
+    assert tale.broken == broken
+
+
+def test_a_seat_beside_another_suspect_is_anybodys(tale: Tale) -> None:
+    for number in range(10):
+        tale.turned(f"other {number}")
+    tale.unheard("s", priority="batch")
+    tale.started("s", WORKERS[1])
+    tale.returned("s")
+    tale.released("s")
+    one_was_moved(tale)
+    tale.started("s")
+    started_in_order(tale, "b")
+    tale.over("s")
+    started_in_order(tale, "a")
+    assert tale.violations() == []
+
+
+# --- suspects ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("worker", "broken"), [(WORKERS[0], ["suspects"]), (WORKERS[1], [])])
+def test_two_suspects_on_one_worker_are_found(tale: Tale, worker: str, broken: list[str]) -> None:
+    for number in range(10):
+        tale.turned(f"other {number}")
+    tale.unheard("a")
+    tale.unheard("b", tenant="two")
+    for job in "ab":
+        tale.started(job)
+        tale.returned(job)
+        tale.released(job)
+    tale.started("a", WORKERS[0])
+    tale.started("b", worker)
+    tale.over("a")
+    tale.over("b")
     assert tale.broken == broken
 
 
@@ -605,6 +677,30 @@ def test_a_job_that_was_moved_keeps_its_place(tale: Tale, order: str, broken: li
 @pytest.mark.parametrize(("waited_s", "broken"), [(3.0, []), (3.01, ["punctual"])])
 def test_no_turn_begins_after_the_queue_budget(tale: Tale, waited_s: float, broken: list[str]) -> None:
     tale.turned("a", waited_s=waited_s)
+    assert tale.broken == broken
+
+
+@pytest.mark.parametrize(("after", "broken"), [(300, []), (400, ["punctual"])])
+def test_a_job_that_was_moved_has_its_queue_budget_anew(tale: Tale, after: int, broken: list[str]) -> None:
+    tale.unheard("a")
+    tale.started("a", waited_s=2.9)
+    tale.returned("a")
+    tale.released("a")
+    for _ in range(after):
+        tale.service("time.passed")
+    tale.started("a", waited_s=6.0)
+    tale.over("a")
+    assert tale.broken == broken
+
+
+@pytest.mark.parametrize(("waited_s", "broken"), [(0.5, []), (0.6, ["punctual"])])
+def test_no_turn_begins_after_its_clients_deadline(tale: Tale, waited_s: float, broken: list[str]) -> None:
+    tale.sent(1, deadline_ms=500)
+    tale.admitted("a")
+    tale.started("a", waited_s=waited_s)
+    tale.headed(1, "a")
+    tale.ended(1)
+    tale.over("a")
     assert tale.broken == broken
 
 
