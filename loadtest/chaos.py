@@ -31,6 +31,7 @@ import sys
 import tempfile
 from collections.abc import Coroutine
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +42,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.chaos_plan import CLASSES, SLOTS, TENANTS, Ask, Blow, plan
 from loadtest.chaos_summary import summary
-from loadtest.check_history import check, told
+from loadtest.check_history import IN_SERVICE, check, told
 from loadtest.fake_app_server import write_launcher
 from loadtest.history import Recorder, received
 
@@ -59,6 +60,8 @@ MAX_LOG_LINE = 1024 * 1024
 PROFILE: dict[str, Any] = {
     "anonymous": True,
     "slots": SLOTS,
+    "spares": 0,
+    "surge": 0.25,
     "queue_budget_s": 3.0,
     "attempts": 2,
     "retry_ratio": 0.1,
@@ -116,9 +119,9 @@ class Service:
         self._struck: set[str] = set()
 
     @property
-    def seats(self) -> int:
-        """Seats as configured."""
-        return int(self._profile["workers"] * self._profile["slots"])
+    def workers(self) -> int:
+        """As configured."""
+        return int(self._profile["workers"])
 
     @property
     def pid(self) -> int:
@@ -129,10 +132,11 @@ class Service:
         """Write the configuration, and say in the history what a checker has to know of it."""
         self._write(self._profile)
         names = ("workers", "slots", "queue_budget_s", "retry_ratio", "retry_reserve", "attempts")
+        surge = max(1, ceil(self._profile["surge"] * self._profile["workers"]))
         self._recorder.tell(
             "run.configured",
             seed=seed,
-            profiles={"default": {name: self._profile[name] for name in names}},
+            profiles={"default": {name: self._profile[name] for name in names} | {"surge": surge}},
             seats={tenant.name: tenant.seats for tenant in TENANTS if tenant.seats is not None},
         )
 
@@ -383,10 +387,10 @@ async def _serve_out(service: Service, seed: int, seconds: float, workers: int, 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(service.listen())
         await service.until_started()
-        await _until_at_rest(service, seconds=START_S)
+        await _until_at_rest(service, START_S)
         before = {f"{name}_before": value for name, value in service.measure().items()}
         await _traffic(service, seed, seconds, workers, recorder)
-        gauges = await _until_at_rest(service, seconds=QUIET_S)
+        gauges = await _until_at_rest(service, QUIET_S)
         await asyncio.sleep(2 * POLL_S)  # for the log's last lines to arrive
         children = len(children_of(service.pid))
         recorder.tell("run.quiet", gauges=gauges, children=children, **service.measure(), **before)
@@ -408,29 +412,35 @@ async def _traffic(service: Service, seed: int, seconds: float, workers: int, re
                 clients.create_task(Client(moment, service, session, recorder).run())
 
 
-async def _until_at_rest(service: Service, *, seconds: float) -> dict[str, float]:
-    """The service's gauges when every seat is free and every wound healed, or when that takes too long."""
+async def _until_at_rest(service: Service, bound_s: float) -> dict[str, float]:
+    """The service's gauges when every worker serves and nobody asks, or when that takes too long."""
     gauges: dict[str, float] = {}
     with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(bound_s):
             while True:
                 gauges = await _gauges(service.url)
-                is_free = gauges["seats_free"] == gauges["seats"] == service.seats
-                if is_free and gauges["jobs_waiting"] == gauges["jobs_running"] == 0 and service.is_healed():
+                if service.is_healed() and _is_at_rest(gauges, service.workers):
                     break
                 await asyncio.sleep(POLL_S)
     return gauges
+
+
+def _is_at_rest(gauges: dict[str, float], workers: int) -> bool:
+    has_all = gauges["workers_serving"] == gauges["workers"] == workers
+    return has_all and gauges["seats"] == gauges["seats_free"] and not gauges["jobs_waiting"] + gauges["jobs_running"]
 
 
 async def _gauges(url: str) -> dict[str, float]:
     """What the service counts of itself, over all profiles."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
         text = await response.text()
-    out = dict.fromkeys(("seats", "seats_free", "jobs_waiting", "jobs_running", "bugs"), 0.0)
+    out = dict.fromkeys(("seats", "seats_free", "jobs_waiting", "jobs_running", "bugs", "workers"), 0.0)
+    out["workers_serving"] = 0.0
     for family in text_string_to_metric_families(text):
         name = family.name.removeprefix("codex_completions_")
-        if name in out:
-            out[name] = sum(sample.value for sample in family.samples if not sample.name.endswith("_created"))
+        for sample in family.samples if name in out else ():
+            out[name] += sample.value
+            out["workers_serving"] += sample.value if sample.labels.get("state") in IN_SERVICE else 0.0
     return out
 
 

@@ -4,9 +4,9 @@ The rules, by the names under which they are reported:
 
 | rule | holds when |
 |---|---|
-| seats | no worker has more turns than slots (two while on probation); when a turn begins, no profile has \
-more workers in service than configured; no capped tenant has more turns than its cap (which count until their jobs \
-have an outcome) |
+| seats | no worker has more turns than slots (two while on probation); when a turn begins, no profile has more slots \
+in service than configured, nor more workers than those and its surge; no capped tenant has more turns than its cap \
+(which count until their jobs have an outcome) |
 | in-service | a turn begins only on a worker that is ready or on probation |
 | one-fate | a job is admitted or rejected, once; an admitted one has exactly one outcome; its attempts are numbered \
 in order; every request is answered exactly once, as its outcome says, and nothing stays open |
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ from typing import Any, NamedTuple
 from loadtest.history import CLIENT, SERVICE, Line, digest, read, stamp_of
 
 IN_SERVICE = ("probation", "ready")
+GONE = ("stopping", "dead")
+"""A worker's leases end with it; they are not released one by one."""
 PROBATION_SEATS = 2
 LATE_S = 0.25
 """How much later than promised a refusal may come: the service looks that often."""
@@ -126,8 +128,8 @@ class Checker:
         self._profiles: Mapping[str, Any] = {}
         self._caps: Mapping[str, int] = {}
         self._workers: defaultdict[str, _Worker] = defaultdict(_Worker)
-        self._serving: defaultdict[str, int] = defaultdict(int)
-        """Workers in service, by profile."""
+        self._serving: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Workers in service, by profile and slot."""
         self._holders: dict[tuple[int, str], str] = {}
         self._released: set[tuple[int, str]] = set()
         self._tenants: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -226,6 +228,8 @@ class Checker:
         job = self._live(fields)
         if job is not None and self._is_current(job, fields):
             job.has_spoken = True
+            if job.seat in self._released:
+                self._wrong("fenced", f"it speaks, and its lease {job.seat} is over", job=job.id)
 
     def _on_returned(self, fields: Mapping[str, Any]) -> None:
         job = self._live(fields)
@@ -268,9 +272,7 @@ class Checker:
             self._wrong("fenced", f"lease {seat[0]} was released {again}", worker=seat[1])
             return
         self._released.add(seat)
-        worker = self._workers[seat[1]]
-        worker.leases.discard(seat[0])
-        self._forget(seat[1], worker)
+        self._workers[seat[1]].leases.discard(seat[0])
         job = self.jobs[holder]
         if job.outcome is None and job.seat == seat:
             self._wrong("fenced", "its lease was released while it runs", job=holder, worker=seat[1])
@@ -278,8 +280,16 @@ class Checker:
     def _on_worker_moved(self, fields: Mapping[str, Any]) -> None:
         name, target = fields["worker"], fields["target"]
         worker = self._workers[name]
-        self._serving[name.partition("/")[0]] += (target in IN_SERVICE) - (worker.state in IN_SERVICE)
+        slots, slot = self._serving[name.partition("/")[0]], name.rpartition(".")[0]
+        slots[slot] += (target in IN_SERVICE) - (worker.state in IN_SERVICE)
+        if not slots[slot]:
+            del slots[slot]
         worker.state = target
+        if target in GONE:
+            for lease in worker.leases:
+                del self._holders[lease, name]
+                self._released.add((lease, name))
+            worker.leases.clear()
         self._forget(name, worker)
 
     def _on_answered(self, fields: Mapping[str, Any]) -> None:
@@ -375,7 +385,7 @@ class Checker:
             if job_.outcome is None:
                 self._wrong("at-rest", "the job still waits or runs", job=job_.id)
         gauges, workers = fields["gauges"], sum(spec["workers"] for spec in self._profiles.values())
-        seats = sum(spec["workers"] * spec["slots"] for spec in self._profiles.values())
+        seats = sum(self._seats(name, worker) for name, worker in self._workers.items())
         wanted = {"seats": seats, "seats_free": seats, "jobs_waiting": 0, "jobs_running": 0}
         found = {name: gauges.get(name) for name in wanted}
         if found != wanted:
@@ -424,7 +434,7 @@ class Checker:
 
     def _forget(self, name: str, worker: _Worker) -> None:
         """The dead are not counted, and there is no end to them."""
-        if worker.state == "dead" and not worker.leases:
+        if worker.state == "dead":
             del self._workers[name]
 
     def _take_seat(self, job: Job, lease: int, name: str) -> None:
@@ -435,12 +445,16 @@ class Checker:
         worker.leases.add(lease)
         if worker.state not in IN_SERVICE:
             self._wrong("in-service", f"the worker is {worker.state or 'unknown'}", job=job.id, worker=name)
-        workers, slots = (self._profiles[job.queue[0]][name] for name in ("workers", "slots"))
-        if self._serving[job.queue[0]] > workers:
-            self._wrong("seats", f"{self._serving[job.queue[0]]} of {workers} workers are in service", worker=name)
-        seats = min(slots, PROBATION_SEATS) if worker.state == "probation" else slots
+        spec, serving = self._profiles[job.queue[0]], self._serving[job.queue[0]]
+        if len(serving) > spec["workers"] or serving.total() > spec["workers"] + spec["surge"]:
+            self._wrong("seats", f"in service are {dict(serving)}", worker=name)
+        seats = self._seats(name, worker)
         if len(worker.leases) > seats:
             self._wrong("seats", f"{len(worker.leases)} turns on {seats} seats", job=job.id, worker=name)
+
+    def _seats(self, name: str, worker: _Worker) -> int:
+        slots = int(self._profiles[name.partition("/")[0]]["slots"])
+        return min(slots, PROBATION_SEATS) if worker.state == "probation" else slots
 
     def _count_tenant(self, job: Job, by: int) -> None:
         key = job.queue[:2]

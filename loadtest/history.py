@@ -6,7 +6,7 @@ about right. The service's lines are its log at the level debug, field by field.
 
 | event | fields |
 |---|---|
-| `run.configured` | `seed`, `profiles`: name -> {`workers`, `slots`, `queue_budget_s`, `retry_ratio`, \
+| `run.configured` | `seed`, `profiles`: name -> {`workers`, `surge`, `slots`, `queue_budget_s`, `retry_ratio`, \
 `retry_reserve`, `attempts`}, `seats`: tenant -> its cap |
 | `request.sent` | `request` (our number), `tenant`, `stream`, `priority`, `deadline_ms`, `chunks`, `repeat`, `tail`, \
 `fault`, `client` (how it behaves: `reads`, `leaves`, `slow`) |

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 WORKERS = ("default/0.1", "default/1.1")
 PROFILE = {
     "workers": 2,
+    "surge": 1,
     "slots": 3,
     "queue_budget_s": 3.0,
     "retry_ratio": 0.1,
@@ -180,9 +181,9 @@ def test_a_job_that_was_moved_before_it_spoke_breaks_no_promise(tale: Tale) -> N
     tale.started("a", WORKERS[1])
     tale.moved(WORKERS[1], "ready", "stopping", "it exited with code 3")
     tale.returned("a")
-    tale.released("a")
     tale.moved(WORKERS[1], "stopping", "dead")
     tale.moved("default/1.2", "starting", "probation")
+    tale.moved("default/1.2", "probation", "ready")
     tale.started("a", WORKERS[0])
     tale.headed(1, "a")
     tale.spoke("a")
@@ -242,29 +243,30 @@ def test_a_worker_on_probation_has_two_seats(tale: Tale) -> None:
         tale.started(job)
     for job in "abc":
         tale.over(job)
+    tale.moved(WORKERS[0], "probation", "ready")
     assert [violation.text for violation in tale.violations()] == ["3 turns on 2 seats"]
 
 
-def test_no_more_workers_may_be_in_service_than_are_configured(tale: Tale) -> None:
-    tale.moved("default/0.2", "starting", "ready")
+@pytest.mark.parametrize(
+    ("newcomers", "broken"),
+    [(["default/0.2"], []), (["default/0.2", "default/1.2"], ["seats"]), (["default/2.1"], ["seats"])],
+    ids=["a successor beside its predecessor", "more than the surge", "a slot too many"],
+)
+def test_no_more_workers_may_be_in_service_than_the_slots_and_the_surge(
+    tale: Tale, newcomers: list[str], broken: list[str]
+) -> None:
+    for worker in newcomers:
+        tale.moved(worker, "starting", "ready")
     tale.turned("a")
-    tale.moved(WORKERS[0], "ready", "retiring")
-    tale.moved(WORKERS[0], "stopping", "dead")
-    assert [violation.text for violation in tale.violations()] == ["3 of 2 workers are in service"]
-
-
-def test_a_worker_may_enter_the_service_a_moment_before_its_predecessor_leaves_it(tale: Tale) -> None:
-    tale.moved("default/0.2", "starting", "ready")
-    tale.moved(WORKERS[0], "ready", "retiring")
-    tale.turned("a", worker="default/0.2")
-    tale.moved(WORKERS[0], "stopping", "dead")
-    assert tale.violations() == []
+    for worker in newcomers:
+        tale.moved(worker, "ready", "dead")
+    assert tale.broken == broken
 
 
 def test_a_spare_may_wait_beside_the_workers_that_are_in_service(tale: Tale) -> None:
     tale.moved("default/0.2", "starting", "spare")
     tale.moved(WORKERS[0], "ready", "quarantined")
-    tale.moved("default/0.2", "spare", "probation")
+    tale.moved("default/0.2", "spare", "ready")
     tale.moved(WORKERS[0], "stopping", "dead")
     assert tale.violations() == []
 
@@ -468,6 +470,12 @@ def test_a_service_that_counts_something_else_at_the_end_is_found(tale: Tale, ga
 def test_a_service_that_holds_more_than_before_is_found(tale: Tale, change: dict[str, int]) -> None:
     tale.quiet(**change)
     assert tale.broken == ["at-rest"]
+
+
+def test_a_worker_on_probation_at_the_end_has_two_seats(tale: Tale) -> None:
+    tale.moved(WORKERS[0], "ready", "probation")
+    tale.quiet(gauges={"seats": 5, "seats_free": 5, "jobs_waiting": 0, "jobs_running": 0, "bugs": 0})
+    assert tale.violations() == []
 
 
 def test_a_worker_that_is_not_back_in_service_at_the_end_is_found(tale: Tale) -> None:
@@ -736,6 +744,34 @@ def test_a_word_of_an_attempt_that_is_over_is_found(tale: Tale) -> None:
     tale.spoke("a", attempt=1)
     tale.over("a")
     assert [violation.rule for violation in tale.violations()] == ["fenced", "fenced"]
+
+
+def test_the_leases_of_a_worker_end_with_it(tale: Tale) -> None:
+    tale.unheard("a", "b")
+    for job in "ab":
+        tale.started(job)
+    tale.spoke("a")
+    tale.moved(WORKERS[0], "ready", "stopping")
+    tale.settled("a", "worker_lost")
+    tale.answered("a")
+    tale.returned("b")
+    tale.moved("default/0.2", "starting", "ready")
+    tale.started("b", "default/0.2")
+    tale.over("b")
+    tale.moved(WORKERS[0], "stopping", "dead")
+    assert tale.violations() == []
+
+
+def test_a_word_from_a_worker_that_is_gone_is_found(tale: Tale) -> None:
+    tale.unheard("a")
+    tale.started("a")
+    tale.moved(WORKERS[0], "ready", "stopping")
+    tale.spoke("a")
+    tale.settled("a", "worker_lost")
+    tale.answered("a")
+    tale.moved(WORKERS[0], "stopping", "dead")
+    tale.moved("default/0.2", "starting", "ready")
+    assert tale.broken == ["fenced"]
 
 
 def test_a_lease_that_is_released_twice_is_found(tale: Tale) -> None:
