@@ -60,14 +60,14 @@ MAX_LOG_LINE = 1024 * 1024
 PROFILE: dict[str, Any] = {
     "anonymous": True,
     "slots": SLOTS,
-    "spares": 0,
-    "surge": 0.25,
     "queue_budget_s": 3.0,
     "attempts": 2,
     "retry_ratio": 0.1,
     "retry_reserve": 8,
     "limits": {"start_s": 2.0, "first_event_s": 3.0, "idle_s": 3.0, "total_s": 12.0, "interrupt_s": 1.0},
 }
+SURGE = 0.25
+"""The service's default."""
 RELOADED = {"limits": PROFILE["limits"] | {"total_s": 11.0}, "queue_max": 48}
 """What a reload changes, and the next one changes back: the workers themselves, and what they are given."""
 
@@ -132,7 +132,7 @@ class Service:
         """Write the configuration, and say in the history what a checker has to know of it."""
         self._write(self._profile)
         names = ("workers", "slots", "queue_budget_s", "retry_ratio", "retry_reserve", "attempts")
-        surge = max(1, ceil(self._profile["surge"] * self._profile["workers"]))
+        surge = max(1, ceil(SURGE * self._profile["workers"]))
         self._recorder.tell(
             "run.configured",
             seed=seed,

@@ -7,18 +7,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loadtest.check_history import IN_SERVICE, LOST
+from loadtest.check_history import ACTS, IN_SERVICE, LOST
 from loadtest.history import CLIENT, SERVICE, Line
 
 CRASHED = ("it exited", "it was killed", "it closed its stdout")
 
 
 class Crash(NamedTuple):
-    """A worker that ended by itself, and how many of its turns had not spoken: moved elsewhere, or lost."""
+    """A worker that ended by itself, and what became of its turns that had not spoken.
+
+    They were moved elsewhere, or lost: on their last attempt (`spent`), after they had done something (`acted`), or for
+    want of retry budget (`lost`).
+    """
 
     worker: str
-    moved: int
-    lost: int
+    moved: int = 0
+    spent: int = 0
+    acted: int = 0
+    lost: int = 0
 
 
 @dataclass(slots=True)
@@ -55,10 +61,13 @@ class _Counting:
         self._in_service: set[str] = set()
         self._in_service_at: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
         self._struck: list[tuple[float, str, str]] = []
-        self._seats: dict[str, str] = {}
+        self._seats: dict[str, tuple[str, int]] = {}
         self._spoken: set[str] = set()
+        self._attempts: dict[str, int] = {}
+        self._acting: set[int] = set()
+        self._actors: set[str] = set()
         self._moved: Counter[str] = Counter()
-        self._lost: Counter[str] = Counter()
+        self._lost: list[tuple[str, str, bool]] = []
         self._crashed: list[str] = []
         self._is_quiet = False
         for line in lines:
@@ -66,7 +75,7 @@ class _Counting:
                 self._client(line)
             elif line.source == SERVICE:
                 self._service(line)
-        self.figures.crashes = [Crash(name, self._moved[name], self._lost[name]) for name in self._crashed]
+        self.figures.crashes = [self._crash(name) for name in self._crashed]
         self._measure()
 
     def _client(self, line: Line) -> None:
@@ -74,8 +83,14 @@ class _Counting:
         match line.event:
             case "request.ended":
                 out.ends[fields["how"]] += 1
+            case "run.configured":
+                self._attempts = {name: spec["attempts"] for name, spec in fields["profiles"].items()}
             case "request.sent" if fields["fault"] is not None:
                 out.faults[fields["fault"]] += 1
+                if fields["fault"] in ACTS:
+                    self._acting.add(fields["request"])
+            case "request.headed" if fields["request"] in self._acting:
+                self._actors.add(fields["id"])
             case "fault.injected":
                 out.faults[fields["kind"]] += 1
                 if fields.get("worker") in self._in_service:
@@ -89,7 +104,7 @@ class _Counting:
             case "job.rejected":
                 out.rejected[fields["reason"]] += 1
             case "turn.started":
-                self._seats[fields["job"]] = fields["worker"]
+                self._seats[fields["job"]] = fields["worker"], fields["attempt"]
             case "turn.spoke":
                 self._spoken.add(fields["job"])
             case "turn.returned":
@@ -108,12 +123,20 @@ class _Counting:
     def _settled(self, job: str, outcome: str) -> None:
         self.figures.outcomes[outcome] += 1
         seat = self._seats.pop(job, None)
-        if outcome in LOST and job not in self._spoken:
+        if outcome in (*LOST, "request_crashes_worker") and job not in self._spoken:
             if seat is None:
                 self.figures.queued_lost += 1
             else:
-                self._lost[seat] += 1
+                worker, attempt = seat
+                is_last = attempt >= self._attempts.get(worker.partition("/")[0], 1)
+                self._lost.append((job, worker, is_last))
         self._spoken.discard(job)
+
+    def _crash(self, name: str) -> Crash:
+        lost = [(job, is_last) for job, worker, is_last in self._lost if worker == name]
+        spent = sum(is_last for _, is_last in lost)
+        acted = sum(job in self._actors for job, is_last in lost if not is_last)
+        return Crash(name, self._moved[name], spent, acted, len(lost) - spent - acted)
 
     def _worker_moved(self, line: Line) -> None:
         name, source, target = line.fields["worker"], line.fields["source"], line.fields["target"]
@@ -143,8 +166,7 @@ class _Counting:
 def summary(lines: Sequence[Line]) -> str:
     """The figures on a few lines."""
     out = figures(lines)
-    unspoken_lost = sum(crash.lost for crash in out.crashes)
-    unspoken_moved = sum(crash.moved for crash in out.crashes)
+    moved, spent, acted, lost = (sum(crash[index] for crash in out.crashes) for index in (1, 2, 3, 4))
     rows = [
         ("requests", f"{out.ends.total()}: {_counts(out.ends)}"),
         ("outcomes", _counts(out.outcomes)),
@@ -152,7 +174,11 @@ def summary(lines: Sequence[Line]) -> str:
         ("faults", f"{out.faults.total()}: {_counts(out.faults)}"),
         ("redispatched", f"{out.moved.total()}: {_counts(out.moved)}"),
         ("workers that went", f"{out.exits.total()}: {_counts(out.exits)}"),
-        ("crashes", f"{len(out.crashes)}; turns that had not spoken: {unspoken_moved} moved, {unspoken_lost} lost"),
+        ("crashes", str(len(out.crashes))),
+        (
+            "  their turns that had not spoken",
+            f"moved {moved}, on their last attempt {spent}, had acted {acted}, lost {lost}",
+        ),
         ("queued requests lost", str(out.queued_lost)),
         ("quarantines", str(out.quarantines)),
         ("kill -9 to replacement in service", _times(out.killed_to_replaced_s)),

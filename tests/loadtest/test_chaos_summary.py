@@ -20,8 +20,8 @@ def moved(at: float, worker: str, source: str, target: str) -> Line:
     return service(at, "worker.moved", worker=worker, source=source, target=target, reason="")
 
 
-def started(job: str, worker: str) -> Line:
-    return service(1.0, "turn.started", job=job, worker=worker)
+def started(job: str, worker: str, attempt: int = 1) -> Line:
+    return service(1.0, "turn.started", job=job, worker=worker, attempt=attempt)
 
 
 def test_the_time_from_a_kill_to_the_replacement_ends_when_the_slots_next_worker_is_in_service() -> None:
@@ -71,16 +71,21 @@ def test_a_blow_to_a_worker_that_was_out_of_service_already_is_not_timed() -> No
 
 def test_a_crash_is_told_with_the_turns_that_had_not_spoken() -> None:
     lines = [
-        *(started(job, "p/0.1") for job in ("spoken", "moved", "lost")),
+        client(0.0, "run.configured", profiles={"p": {"attempts": 2}}),
+        client(0.0, "request.sent", request=1, fault="approval"),
+        client(0.0, "request.headed", request=1, id="acted"),
+        *(started(job, "p/0.1") for job in ("spoken", "moved", "lost", "acted")),
+        *(started(job, "p/0.1", 2) for job in ("spent", "crashing")),
         service(1.0, "turn.spoke", job="spoken", attempt=1),
         service(2.0, "job.settled", job="spoken", outcome="worker_lost"),
         service(2.0, "turn.returned", job="moved", worker="p/0.1", reason="worker_lost"),
-        service(2.0, "job.settled", job="lost", outcome="worker_lost"),
+        *(service(2.0, "job.settled", job=job, outcome="worker_lost") for job in ("lost", "acted", "spent")),
+        service(2.0, "job.settled", job="crashing", outcome="request_crashes_worker"),
         service(2.1, "worker.exited", worker="p/0.1", code=3, reason="it exited with code 3"),
         service(2.2, "worker.exited", worker="p/1.1", code=0, reason="it ignored an interrupt"),
     ]
     out = figures(lines)
-    assert out.crashes == [Crash("p/0.1", moved=1, lost=1)]
+    assert out.crashes == [Crash("p/0.1", moved=1, spent=2, acted=1, lost=1)]
     assert out.queued_lost == 0
     assert out.exits.total() == 2
 
