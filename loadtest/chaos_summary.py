@@ -166,7 +166,12 @@ class _Counting:
 def summary(lines: Sequence[Line]) -> str:
     """The figures on a few lines."""
     out = figures(lines)
-    moved, spent, acted, lost = (sum(crash[index] for crash in out.crashes) for index in (1, 2, 3, 4))
+    fates = {
+        "moved": sum(crash.moved for crash in out.crashes),
+        "lost on their last attempt": sum(crash.spent for crash in out.crashes),
+        "lost after they had acted": sum(crash.acted for crash in out.crashes),
+        "lost for want of retry budget": sum(crash.lost for crash in out.crashes),
+    }
     rows = [
         ("requests", f"{out.ends.total()}: {_counts(out.ends)}"),
         ("outcomes", _counts(out.outcomes)),
@@ -175,10 +180,7 @@ def summary(lines: Sequence[Line]) -> str:
         ("redispatched", f"{out.moved.total()}: {_counts(out.moved)}"),
         ("workers that went", f"{out.exits.total()}: {_counts(out.exits)}"),
         ("crashes", str(len(out.crashes))),
-        (
-            "  their turns that had not spoken",
-            f"moved {moved}, on their last attempt {spent}, had acted {acted}, lost {lost}",
-        ),
+        ("  their turns that had not spoken", ", ".join(f"{fate} {count}" for fate, count in fates.items())),
         ("queued requests lost", str(out.queued_lost)),
         ("quarantines", str(out.quarantines)),
         ("kill -9 to replacement in service", _times(out.killed_to_replaced_s)),
