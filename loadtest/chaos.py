@@ -215,10 +215,11 @@ class Service:
         files = sorted(path.name for path in self._state.glob("*-run-*"))
         self._recorder.tell("service.exited", code=code, processes_left=left, files_left=files)
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """Leave nothing of it running, whatever it does."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
+            await self._process.wait()
         for pid in living_in(self._state):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -380,7 +381,7 @@ async def run(seed: int, seconds: float, workers: int, recorder: Recorder) -> No
             await service.start()
             await _serve_out(service, seed, seconds, workers, recorder)
         finally:
-            service.kill()
+            await service.kill()
 
 
 async def _serve_out(service: Service, seed: int, seconds: float, workers: int, recorder: Recorder) -> None:
