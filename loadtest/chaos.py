@@ -68,8 +68,8 @@ PROFILE: dict[str, Any] = {
 }
 SURGE = 0.25
 """The service's default."""
-RELOADED = {"limits": PROFILE["limits"] | {"total_s": 11.0}, "queue_max": 48}
-"""What a reload changes, and the next one changes back: the workers themselves, and what they are given."""
+RELOADED = {"limits": PROFILE["limits"] | {"total_s": 11.0}, "queue_max": 48, "upstream_idle_s": 299.0}
+"""What a reload changes, and the next one changes back; for the last of it the workers have to be replaced."""
 
 
 class NoRun(Exception):  # noqa: N818 - not a verdict on the service

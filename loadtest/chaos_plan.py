@@ -13,7 +13,7 @@ MOUSE_RATE = 2.0
 ELEPHANT_TIMES = 20
 BURST_S = 2.0
 CALM_AFTER = 0.8
-"""Of the run's time: then the last worker is struck, so that what it breaks is seen to heal while there is traffic."""
+"""Of the run's time: by then the last worker is broken, so that it is seen to heal while there is traffic."""
 
 
 class Tenant(NamedTuple):
@@ -73,6 +73,8 @@ FAULTS: dict[str, Fault] = {
     "overloaded": Fault(3, {"overloaded": "turn/start"}),
     "approval": Fault(2, {"server_request": "item/commandExecution/requestApproval"}),
 }
+BREAKING = ("exit", "kill_self", "stdout_eof", "half_line", "stop_self")
+"""Those that the worker does not survive."""
 FAULTY = 0.1
 DECLINED = ' The client answered {"decision":"decline"}.'
 
@@ -129,8 +131,11 @@ def plan(seed: int, seconds: float, workers: int) -> Plan:
     for tenant in TENANTS:
         moments += ((at_s, tenant) for at_s in _arrivals(rng, tenant, seconds))
     moments.sort(key=lambda moment: moment[0])
-    asks = tuple(_ask(rng, number, at_s, tenant) for number, (at_s, tenant) in enumerate(moments, 1))
-    return Plan(asks, tuple(_blows(rng, seconds, workers)))
+    calm_at_s = seconds * CALM_AFTER
+    asks = tuple(
+        _ask(rng, number, at_s, tenant, is_calm=at_s >= calm_at_s) for number, (at_s, tenant) in enumerate(moments, 1)
+    )
+    return Plan(asks, tuple(_blows(rng, calm_at_s, workers)))
 
 
 def _arrivals(rng: random.Random, tenant: Tenant, seconds: float) -> list[float]:
@@ -144,7 +149,7 @@ def _arrivals(rng: random.Random, tenant: Tenant, seconds: float) -> list[float]
     return out
 
 
-def _ask(rng: random.Random, number: int, at_s: float, tenant: Tenant) -> Ask:
+def _ask(rng: random.Random, number: int, at_s: float, tenant: Tenant, *, is_calm: bool) -> Ask:
     client = rng.choices(("reads", "leaves", "slow"), (0.88, 0.1, 0.02))[0]
     fields: dict[str, Any] = {
         "stream": client == "slow" or rng.random() < 0.5,
@@ -162,7 +167,8 @@ def _ask(rng: random.Random, number: int, at_s: float, tenant: Tenant) -> Ask:
     }
     fault, repeat, tail = None, 1, ""
     if rng.random() < FAULTY:
-        fault = rng.choices(list(FAULTS), [fault.often for fault in FAULTS.values()])[0]
+        often = {name: 0.0 if is_calm and name in BREAKING else fault.often for name, fault in FAULTS.items()}
+        fault = rng.choices(list(often), list(often.values()))[0]
         directive |= FAULTS[fault].fields
         if FAULTS[fault].anywhere:
             directive["at"] = rng.choice(("start", "first", "middle"))
@@ -174,9 +180,9 @@ def _ask(rng: random.Random, number: int, at_s: float, tenant: Tenant) -> Ask:
     return Ask(number, at_s, tenant, chunks, repeat, tail, client=client, fault=fault, directive=directive, **fields)
 
 
-def _blows(rng: random.Random, seconds: float, workers: int) -> list[Blow]:
+def _blows(rng: random.Random, end_s: float, workers: int) -> list[Blow]:
     out, at_s = [], 0.5
-    while (at_s := at_s + rng.uniform(0.5, 1.5) * BLOW_EVERY_S) < seconds * CALM_AFTER:
+    while (at_s := at_s + rng.uniform(0.5, 1.5) * BLOW_EVERY_S) < end_s:
         kind = rng.choices(list(BLOWS), list(BLOWS.values()))[0]
         out.append(Blow(at_s, kind, rng.randrange(workers)))
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from loadtest.chaos_plan import ELEPHANT_TIMES, FAULTS, TENANTS, plan
+from loadtest.chaos_plan import BREAKING, ELEPHANT_TIMES, FAULTS, TENANTS, plan
 from loadtest.script import read_prompt
 
 LONG = plan(1, 600.0, 3)
@@ -38,10 +38,11 @@ def test_no_two_requests_expect_a_piece_in_common() -> None:
     assert not any("<" in chunk or ">" in chunk for chunk in pieces), "they would be taken for stamps"
 
 
-def test_everything_happens_in_the_time_of_the_run_and_the_last_worker_is_struck_well_before_its_end() -> None:
+def test_everything_happens_in_the_time_of_the_run_and_the_last_worker_is_broken_well_before_its_end() -> None:
     times = [ask.at_s for ask in LONG.asks]
     assert times == sorted(times)
     assert 0.0 <= times[0] <= times[-1] < 600.0
     assert [blow.at_s for blow in LONG.blows] == sorted(blow.at_s for blow in LONG.blows)
     assert LONG.blows[-1].at_s < 480.0
+    assert max(ask.at_s for ask in LONG.asks if ask.fault in BREAKING) < 480.0
     assert {blow.slot for blow in LONG.blows} == {0, 1, 2}
