@@ -11,6 +11,8 @@ from loadtest.check_history import ACTS, IN_SERVICE, LOST
 from loadtest.history import CLIENT, SERVICE, Line
 
 CRASHED = ("it exited", "it was killed", "it closed its stdout")
+BACKOFF_S = 30.0
+"""A slot that crashed so lately boots its next worker after a pause."""
 
 
 class Crash(NamedTuple):
@@ -41,6 +43,8 @@ class Figures:
     crashes: list[Crash] = field(default_factory=list)
     queued_lost: int = 0
     killed_to_replaced_s: list[float] = field(default_factory=list)
+    killed_again_to_replaced_s: list[float] = field(default_factory=list)
+    """Likewise, where the same slot had crashed before, within `BACKOFF_S`."""
     frozen_to_out_s: list[float] = field(default_factory=list)
     frozen_to_replaced_s: list[float] = field(default_factory=list)
     never_replaced: list[str] = field(default_factory=list)
@@ -49,7 +53,8 @@ class Figures:
 def figures(lines: Iterable[Line]) -> Figures:
     """What there is to count and to measure in a history.
 
-    A worker's replacement is the next one in its slot; only blows to workers in service are timed.
+    A worker's replacement is the next one in its slot. Only blows to workers in service, without a successor yet, are
+    timed.
     """
     return _Counting(lines).figures
 
@@ -60,7 +65,8 @@ class _Counting:
         self._out_at: dict[str, float] = {}
         self._in_service: set[str] = set()
         self._in_service_at: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
-        self._struck: list[tuple[float, str, str]] = []
+        self._crashed_at: dict[str, float] = {}
+        self._struck: list[tuple[float, str, str, bool]] = []
         self._seats: dict[str, tuple[str, int]] = {}
         self._spoken: set[str] = set()
         self._attempts: dict[str, int] = {}
@@ -93,10 +99,16 @@ class _Counting:
                 self._actors.add(fields["id"])
             case "fault.injected":
                 out.faults[fields["kind"]] += 1
-                if fields.get("worker") in self._in_service:
-                    self._struck.append((line.at, fields["kind"], fields["worker"]))
+                self._strike(line)
             case "run.quiet":
                 self._is_quiet = True
+
+    def _strike(self, line: Line) -> None:
+        name = line.fields.get("worker", "")
+        slot, _, epoch = name.rpartition(".")
+        if name in self._in_service and not any(number > int(epoch) for number, _ in self._in_service_at[slot]):
+            is_again = line.at - self._crashed_at.get(slot, -BACKOFF_S) < BACKOFF_S
+            self._struck.append((line.at, line.fields["kind"], name, is_again))
 
     def _service(self, line: Line) -> None:
         out, fields = self.figures, line.fields
@@ -119,6 +131,7 @@ class _Counting:
                 out.exits[fields["reason"]] += 1
                 if fields["reason"].startswith(CRASHED):
                     self._crashed.append(fields["worker"])
+                    self._crashed_at[fields["worker"].rpartition(".")[0]] = line.at
 
     def _settled(self, job: str, outcome: str) -> None:
         self.figures.outcomes[outcome] += 1
@@ -151,8 +164,9 @@ class _Counting:
 
     def _measure(self) -> None:
         out = self.figures
-        replaced_s = {"sigkill": out.killed_to_replaced_s, "sigstop": out.frozen_to_replaced_s}
-        for at, kind, name in self._struck:
+        killed_s = out.killed_to_replaced_s, out.killed_again_to_replaced_s
+        for at, kind, name, is_again in self._struck:
+            replaced_s = {"sigkill": killed_s[is_again], "sigstop": out.frozen_to_replaced_s}
             slot, _, epoch = name.rpartition(".")
             later = [in_at for number, in_at in self._in_service_at[slot] if number > int(epoch)]
             if not later:
@@ -184,6 +198,7 @@ def summary(lines: Sequence[Line]) -> str:
         ("queued requests lost", str(out.queued_lost)),
         ("quarantines", str(out.quarantines)),
         ("kill -9 to replacement in service", _times(out.killed_to_replaced_s)),
+        ("  after another crash of its slot", _times(out.killed_again_to_replaced_s)),
         ("SIGSTOP to out of rotation", _times(out.frozen_to_out_s)),
         ("SIGSTOP to replacement in service", _times(out.frozen_to_replaced_s)),
         ("never replaced", ", ".join(out.never_replaced) or "none"),

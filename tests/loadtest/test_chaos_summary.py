@@ -58,6 +58,30 @@ def test_a_struck_worker_without_a_successor_is_named() -> None:
     assert figures(lines).never_replaced == ["p/0.1"]
 
 
+def test_a_slot_that_crashed_a_moment_before_is_timed_apart() -> None:
+    lines = [
+        moved(0.0, "p/0.1", "starting", "ready"),
+        service(1.0, "worker.exited", worker="p/0.1", code=3, reason="it exited with code 3"),
+        moved(1.0, "p/0.1", "ready", "stopping"),
+        moved(1.5, "p/0.2", "starting", "ready"),
+        client(2.0, "fault.injected", kind="sigkill", worker="p/0.2"),
+        moved(4.5, "p/0.3", "starting", "ready"),
+    ]
+    out = figures(lines)
+    assert (out.killed_to_replaced_s, out.killed_again_to_replaced_s) == ([], [2.5])
+
+
+def test_a_blow_to_a_worker_whose_successor_serves_already_is_not_timed() -> None:
+    lines = [
+        moved(0.0, "p/0.1", "starting", "ready"),
+        moved(0.5, "p/0.2", "starting", "probation"),
+        client(1.0, "fault.injected", kind="sigkill", worker="p/0.1"),
+        moved(1.1, "p/0.1", "ready", "stopping"),
+    ]
+    out = figures(lines)
+    assert (out.killed_to_replaced_s, out.never_replaced) == ([], [])
+
+
 def test_a_blow_to_a_worker_that_was_out_of_service_already_is_not_timed() -> None:
     lines = [
         moved(0.0, "p/0.1", "starting", "ready"),
