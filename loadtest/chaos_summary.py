@@ -47,6 +47,8 @@ class Figures:
     """Likewise, where the same slot had crashed before, within `BACKOFF_S`."""
     frozen_to_out_s: list[float] = field(default_factory=list)
     frozen_to_replaced_s: list[float] = field(default_factory=list)
+    silence_s: float = 0.0
+    """The longest time, while requests came, in which no turn began to speak."""
     never_replaced: list[str] = field(default_factory=list)
 
 
@@ -75,6 +77,7 @@ class _Counting:
         self._moved: Counter[str] = Counter()
         self._lost: list[tuple[str, str, bool]] = []
         self._crashed: list[str] = []
+        self._spoke_at: float | None = None
         self._is_quiet = False
         for line in lines:
             if line.source == CLIENT:
@@ -86,6 +89,9 @@ class _Counting:
 
     def _client(self, line: Line) -> None:
         out, fields = self.figures, line.fields
+        if line.event == "request.sent":
+            self._spoke_at = line.at if self._spoke_at is None else self._spoke_at
+            out.silence_s = max(out.silence_s, line.at - self._spoke_at)
         match line.event:
             case "request.ended":
                 out.ends[fields["how"]] += 1
@@ -119,6 +125,7 @@ class _Counting:
                 self._seats[fields["job"]] = fields["worker"], fields["attempt"]
             case "turn.spoke":
                 self._spoken.add(fields["job"])
+                self._spoke_at = line.at
             case "turn.returned":
                 out.moved[fields["reason"]] += 1
                 self._moved[fields["worker"]] += 1
@@ -196,6 +203,7 @@ def summary(lines: Sequence[Line]) -> str:
         ("crashes", str(len(out.crashes))),
         ("  their turns that had not spoken", ", ".join(f"{fate} {count}" for fate, count in fates.items())),
         ("queued requests lost", str(out.queued_lost)),
+        ("longest time without a word", f"{out.silence_s:.2f} s"),
         ("quarantines", str(out.quarantines)),
         ("kill -9 to replacement in service", _times(out.killed_to_replaced_s)),
         ("  after another crash of its slot", _times(out.killed_again_to_replaced_s)),

@@ -20,6 +20,7 @@ others, but for seats on workers that they have to avoid |
 | suspects | jobs whose worker crashed under them are not on one worker together |
 | punctual | no turn begins after its queue budget, which a moved job has anew, nor after its client's deadline, \
 and nobody waits much longer for the refusal |
+| alive | as long as requests come, it is never long until the next turn begins to speak |
 | fenced | of an attempt that is over, and of a job that is settled, nothing more is heard |
 | budget | in every prefix, jobs moved <= reserve + ratio x jobs admitted |
 | no-bug | the service logged no bug of its own and nothing that is no log line, and its end was clean |
@@ -48,6 +49,8 @@ LATE_S = 0.25
 ROUNDING_S = 0.001
 AVOID_S = 1.0
 """How long a job that was moved may wait for another worker than those that it was lost on."""
+SILENCE_S = 12.0
+"""Frozen workers are out of rotation after 5 s, and their successors are there a second later; as much again is grace."""
 SPARE_BYTES = 64 * 2**20
 SPARE_DESCRIPTORS = 8
 LOST = ("worker_lost", "worker_replaced")
@@ -137,6 +140,7 @@ class Checker:
         self._returned: defaultdict[Waiting, dict[str, Job]] = defaultdict(dict)
         self._admitted: defaultdict[str, int] = defaultdict(int)
         self._moved: defaultdict[str, int] = defaultdict(int)
+        self._spoke_at: float | None = None
         self._is_at_rest = False
         self._has_ended = False
         self._line = Line(0, CLIENT, 0.0, "", {})
@@ -228,6 +232,7 @@ class Checker:
         job = self._live(fields)
         if job is not None and self._is_current(job, fields):
             job.has_spoken = True
+            self._spoke_at = self._line.at
             if job.seat in self._released:
                 self._wrong("fenced", f"it speaks, and its lease {job.seat} is over", job=job.id)
 
@@ -312,6 +317,11 @@ class Checker:
 
     def _on_sent(self, fields: Mapping[str, Any]) -> None:
         self.requests[fields["request"]] = Request(fields)
+        silence_s = self._line.at - self._spoke_at if self._spoke_at is not None else SILENCE_S
+        if silence_s > SILENCE_S:
+            self._wrong("alive", f"no turn has begun to speak for {silence_s:.1f} s", request=fields["request"])
+        if self._spoke_at is None or silence_s > SILENCE_S:
+            self._spoke_at = self._line.at
 
     def _on_headed(self, fields: Mapping[str, Any]) -> None:
         number = fields["request"]

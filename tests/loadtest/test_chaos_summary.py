@@ -131,10 +131,20 @@ def test_workers_that_go_with_the_service_are_not_counted() -> None:
     assert figures(lines).crashes == []
 
 
+def test_the_longest_silence_is_measured_up_to_the_next_request_or_word() -> None:
+    lines = [
+        client(1.0, "request.sent", request=1, fault=None),
+        service(3.0, "turn.spoke", job="a", attempt=1),
+        client(8.0, "request.sent", request=2, fault=None),
+        service(20.0, "turn.spoke", job="b", attempt=1),
+    ]
+    assert figures(lines).silence_s == 5.0
+
+
 def test_the_summary_counts_what_happened() -> None:
     lines = [
-        client(0.0, "request.sent", fault="exit"),
-        client(0.0, "request.sent", fault=None),
+        client(0.0, "request.sent", request=1, fault="exit"),
+        client(0.0, "request.sent", request=2, fault=None),
         client(1.0, "request.ended", how="answered"),
         client(1.0, "fault.injected", kind="reload"),
         service(1.0, "job.rejected", reason="queue_full"),

@@ -719,6 +719,28 @@ def test_a_refusal_that_comes_late_is_found(tale: Tale) -> None:
     assert tale.broken == ["punctual"]
 
 
+# --- alive ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("after", "broken"), [(1100, []), (1300, ["alive"])])
+def test_a_service_that_says_nothing_for_long_while_it_is_asked_is_found(
+    tale: Tale, after: int, broken: list[str]
+) -> None:
+    answered(tale)
+    for _ in range(after):
+        tale.service("time.passed")
+    tale.gone()
+    tale.gone()
+    assert tale.broken == broken
+
+
+def test_a_service_that_nobody_asks_may_be_silent(tale: Tale) -> None:
+    answered(tale)
+    for _ in range(1300):
+        tale.service("time.passed")
+    assert tale.violations() == []
+
+
 # --- fenced ------------------------------------------------------------------------------------------------------
 
 
