@@ -50,7 +50,7 @@ ROUNDING_S = 0.001
 AVOID_S = 1.0
 """How long a job that was moved may wait for another worker than those that it was lost on."""
 SILENCE_S = 12.0
-"""Frozen workers are out of rotation after 5 s, and their successors are there a second later; as much again is grace."""
+"""Frozen workers are out of rotation after 5 s, and their successors are there a second later; the rest is grace."""
 SPARE_BYTES = 64 * 2**20
 SPARE_DESCRIPTORS = 8
 LOST = ("worker_lost", "worker_replaced")
