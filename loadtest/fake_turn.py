@@ -7,6 +7,7 @@ or earlier when the client answers what the turn has asked.
 from __future__ import annotations
 
 import math
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -181,6 +182,9 @@ class Turn:
         messages = list(answer(self.script, self.prompt.said, self._server.options.deltas))
         if decision:
             messages = [*messages[:-1], (*messages[-1], decision)] if messages else [(decision,)]
+        if self.script.stamp:
+            stamp = f"<{PurePath(self._server.options.home).parent.name}#{self._number}>"
+            messages = [tuple(stamp + delta for delta in deltas) for deltas in messages]
         return messages
 
     def _finish(self, response_id: str, tokens: Tokens) -> Generator[float, None, list[str]]:

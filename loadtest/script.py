@@ -45,6 +45,7 @@ answer without text does not have; the default).
 | `duplicate_reply` | RPC method | two replies, likewise |
 | `overloaded` | RPC method | the error -32001, likewise |
 | `server_request` | method of a server request | asks the client, waits for its answer and quotes it in the text |
+| `stamp` | true | every delta begins with `<home#turn>`: whose it is, by the process's home and its turn |
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ PROCESS_FIELDS: Final = (
     "lose_reply",
     "overloaded",
     "server_request",
+    "stamp",
     "stdout_eof",
     "stop_self",
 )
@@ -176,6 +178,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     duplicate_reply: str | None = None
     overloaded: str | None = None
     server_request: Literal["item/commandExecution/requestApproval", "item/tool/call"] | None = None
+    stamp: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.repeat <= MAX_REPEAT:

@@ -371,6 +371,13 @@ def test_a_scripted_server_request_waits_for_its_answer_and_quotes_it(method: st
     assert spoken(frames) == 'done. The client answered {"decision":"decline"}.'
 
 
+def test_a_stamped_answer_says_in_every_delta_which_turn_of_which_process_it_is() -> None:
+    harness = Harness(home="/run/default-2-7/codex-home")
+    for number in range(2):
+        frames = harness.start_turn(directive(chunks=["a ", "b "], stamp=True))[1]
+        assert spoken(frames) == f"<default-2-7#{number}>a <default-2-7#{number}>b "
+
+
 def test_a_directive_that_cannot_be_obeyed_fails_the_turn_with_its_reason() -> None:
     turn = ending(Harness().start_turn(directive(txt="typo"))[1])
     assert turn["status"] == "failed"
