@@ -42,6 +42,9 @@ class Figures:
     quarantines: int = 0
     crashes: list[Crash] = field(default_factory=list)
     queued_lost: int = 0
+    """Jobs that never had a seat and were told of a worker's fault."""
+    moved_in_vain: int = 0
+    """Jobs whose turn was moved, and for which no seat came free in time."""
     killed_to_replaced_s: list[float] = field(default_factory=list)
     killed_again_to_replaced_s: list[float] = field(default_factory=list)
     """Likewise, where the same slot had crashed before, within `BACKOFF_S`."""
@@ -71,6 +74,7 @@ class _Counting:
         self._struck: list[tuple[float, str, str, bool]] = []
         self._seats: dict[str, tuple[str, int]] = {}
         self._spoken: set[str] = set()
+        self._returned: set[str] = set()
         self._attempts: dict[str, int] = {}
         self._acting: set[int] = set()
         self._actors: set[str] = set()
@@ -130,6 +134,7 @@ class _Counting:
                 out.moved[fields["reason"]] += 1
                 self._moved[fields["worker"]] += 1
                 self._seats.pop(fields["job"], None)
+                self._returned.add(fields["job"])
             case "job.settled":
                 self._settled(fields["job"], fields["outcome"])
             case "worker.moved":
@@ -144,13 +149,16 @@ class _Counting:
         self.figures.outcomes[outcome] += 1
         seat = self._seats.pop(job, None)
         if outcome in (*LOST, "request_crashes_worker") and job not in self._spoken:
-            if seat is None:
+            if seat is None and job in self._returned:
+                self.figures.moved_in_vain += 1
+            elif seat is None:
                 self.figures.queued_lost += 1
             else:
                 worker, attempt = seat
                 is_last = attempt >= self._attempts.get(worker.partition("/")[0], 1)
                 self._lost.append((job, worker, is_last))
         self._spoken.discard(job)
+        self._returned.discard(job)
 
     def _crash(self, name: str) -> Crash:
         lost = [(job, is_last) for job, worker, is_last in self._lost if worker == name]
@@ -202,6 +210,7 @@ def summary(lines: Sequence[Line]) -> str:
         ("workers that went", f"{out.exits.total()}: {_counts(out.exits)}"),
         ("crashes", str(len(out.crashes))),
         ("  their turns that had not spoken", ", ".join(f"{fate} {count}" for fate, count in fates.items())),
+        ("moved requests that found no seat", str(out.moved_in_vain)),
         ("queued requests lost", str(out.queued_lost)),
         ("longest time without a word", f"{out.silence_s:.2f} s"),
         ("quarantines", str(out.quarantines)),

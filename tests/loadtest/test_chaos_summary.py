@@ -114,13 +114,15 @@ def test_a_crash_is_told_with_the_turns_that_had_not_spoken() -> None:
     assert out.exits.total() == 2
 
 
-def test_a_job_that_is_lost_while_it_waits_is_counted() -> None:
+def test_a_job_that_is_lost_while_it_waits_is_counted_and_one_that_was_moved_in_vain_apart() -> None:
     lines = [
         started("a", "p/0.1"),
         service(2.0, "turn.returned", job="a", worker="p/0.1", reason="worker_lost"),
         service(2.0, "job.settled", job="a", outcome="worker_lost"),
+        service(2.0, "job.settled", job="b", outcome="worker_lost"),
     ]
-    assert figures(lines).queued_lost == 1
+    out = figures(lines)
+    assert (out.moved_in_vain, out.queued_lost) == (1, 1)
 
 
 def test_workers_that_go_with_the_service_are_not_counted() -> None:
