@@ -28,7 +28,8 @@ async def standin() -> AsyncIterator[ModelStandin]:
 
 @pytest.fixture
 def profile(standin: ModelStandin) -> Profile:
-    return Profile("real", standin.base_url, "gpt-5.5", Credentials(api_key="sk-upstream"), workers=1)
+    credentials = Credentials(api_key="sk-upstream")
+    return Profile("real", standin.base_url, "gpt-5.5", credentials, workers=1, probation_s=0.0)
 
 
 @pytest.fixture

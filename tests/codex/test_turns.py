@@ -13,8 +13,10 @@ import pytest
 
 from loadtest.model_standin import ModelStandin
 from pool.events import Fault, FaultKind, Finish, ToolCall, ToolSpec, TurnRequest, Usage
+from pool.health import ProbeLimits
 from pool.profile import Credentials, Profile
-from pool.session import ProbeLimits
+from pool.state import PROBATION_SEATS
+from pool.worker_state import WorkerState
 from tests.support.pools import WAIT_S, RunningPool, asking, running_pool, script, user
 from tests.support.services import until
 
@@ -145,13 +147,13 @@ async def test_a_killed_worker_loses_its_turns_and_is_replaced(profile: Profile,
         assert [exit_.code for exit_ in real.observer.exits] == [-9]
 
 
-async def test_a_second_initialize_is_a_probe_that_the_real_worker_answers(profile: Profile, tmp_path: Path) -> None:
-    quick = replace(profile, probes=ProbeLimits(idle_s=0.1, timeout_s=2.0, fall=1))
+async def test_both_probes_are_questions_that_the_real_worker_answers(profile: Profile, tmp_path: Path) -> None:
+    quick = replace(profile, probes=ProbeLimits(idle_s=0.1, timeout_s=2.0, fast_s=0.1))
     async with running_pool(quick, tmp_path) as real, asyncio.timeout(WAIT_S):
         (worker,) = real.pool._workers.values()
         before = worker.session.counters["frames"]
-        await until(lambda: worker.session.counters["frames"] >= before + 3)
-        assert worker.session.counters["probe_missed"] == 0
+        await until(lambda: worker.session.counters["frames"] >= before + 6)
+        assert worker.session.counters["probe_missed"] == worker.session.counters["unknown"] == 0
         sink, _ = await real.turn(asking(script(text="still here")))
         assert sink.text == "still here"
         assert len(real.observer.booted) == 1
@@ -162,3 +164,29 @@ async def test_nothing_of_finished_turns_stays_loaded(real: RunningPool) -> None
         await real.turn(asking(script(text="x")))
     await real.until_free(real.profile.slots)
     assert real.observer.frames.get("malformed", 0) == real.observer.frames.get("garbage", 0) == 0
+
+
+async def test_a_real_worker_that_is_frozen_for_a_while_is_suspect_and_comes_back(
+    profile: Profile, tmp_path: Path
+) -> None:
+    quick = replace(profile, probes=ProbeLimits(idle_s=0.2, timeout_s=0.5, fast_s=0.2, hung_s=15.0))
+    async with running_pool(quick, tmp_path) as real, asyncio.timeout(WAIT_S):
+        sink = real.start(asking(script(chunks=["tick "], repeat=40, interval_s=0.05)))[1]
+        await sink.first.wait()
+        (pid,) = real.worker_pids()
+        os.killpg(pid, signal.SIGSTOP)
+        await until(lambda: real.pool.snapshot()[0].workers[WorkerState.SUSPECT] == 1)
+        os.killpg(pid, signal.SIGCONT)
+        end = await sink.ended
+        assert (end.finish, sink.text) == (Finish.STOP, "tick " * 40)
+        await real.until_free(real.profile.slots)
+
+
+async def test_a_new_real_worker_gets_all_its_seats_with_the_first_word(profile: Profile, tmp_path: Path) -> None:
+    trial = replace(profile, probation_s=3600.0)
+    async with running_pool(trial, tmp_path, booted=0) as real:
+        await real.until_free(PROBATION_SEATS)
+        assert real.pool.free("real") == PROBATION_SEATS
+        sink, _ = await real.turn(asking(script(text="a word")))
+        assert sink.text == "a word"
+        await real.until_free(real.profile.slots)

@@ -20,6 +20,7 @@ from loadtest.fake_catalogue import catalogue
 from pool.events import Fault, FaultKind, Finish, TurnEnd, TurnRequest
 from pool.health import ProbeLimits
 from pool.profile import Credentials, Profile
+from pool.stimuli import Lease
 from pool.transport import Child
 from pool.turn import TurnLimits
 from pool.worker_state import WorkerState
@@ -132,6 +133,12 @@ async def assert_replaced(pool: RunningPool, reason: str, code: int) -> None:
     assert [(exit_.reason, exit_.code) for exit_ in pool.observer.exits] == [(reason, code)]
 
 
+def workers(pool: RunningPool, state: WorkerState) -> int:
+    """How many workers are in this state."""
+    (row,) = pool.pool.snapshot()
+    return row.workers[state]
+
+
 def counted(pool: RunningPool, kind: str) -> int:
     """Frames of this kind, up to now."""
     live = sum(worker.session.counters[kind] for worker in pool.pool._workers.values())
@@ -219,16 +226,49 @@ def test_half_a_line_and_silence_end_every_turn_as_idle_and_the_worker_is_replac
     fakes(scenario, limits=LIMITS)
 
 
-def test_a_line_that_is_not_json_harms_nobody(fakes: Fakes) -> None:
+@pytest.mark.parametrize("at", ["start", "first", "middle"])
+def test_one_line_that_is_not_json_harms_nobody(fakes: Fakes, at: str) -> None:
     async def scenario(pool: RunningPool) -> None:
         neighbour = pool.start(asking(NEIGHBOUR))[1]
-        victims = [ask(pool, text=f"said {at}", garbage=True, at=at) for at in ("start", "first", "middle")]
-        for at, victim in zip(("start", "first", "middle"), victims, strict=True):
-            assert (await end_of(victim)).finish is Finish.STOP
-            assert victim.text == f"said {at}"
+        victim = ask(pool, text="all of it", garbage=True, at=at)
+        assert (await end_of(victim)).finish is Finish.STOP
+        assert victim.text == "all of it"
         await assert_unharmed(neighbour)
-        assert counted(pool, "garbage") == 3
+        assert counted(pool, "garbage") == 1
         await assert_same_worker(pool)
+
+    fakes(scenario)
+
+
+def test_a_second_line_that_is_not_json_puts_the_worker_in_quarantine_and_its_neighbours_finish(fakes: Fakes) -> None:
+    doubted: list[Lease] = []
+
+    async def scenario(pool: RunningPool) -> None:
+        def move_elsewhere(leases: tuple[Lease, ...]) -> None:
+            doubted.extend(leases)
+            for lease in leases:
+                pool.pool.interrupt(lease)
+
+        pool.pool.on_quarantined = move_elsewhere
+        neighbour = ask(pool, chunks=["tick "], repeat=25, interval_s=0.1)
+        untouched_lease, untouched = pool.start(asking(scripted(hang="first")))
+        async with asyncio.timeout(WAIT_S):
+            await neighbour.first.wait()
+        for number in range(2):
+            victim = ask(pool, text=f"said {number}", garbage=True)
+            assert (await end_of(victim)).finish is Finish.STOP
+            assert victim.text == f"said {number}"
+        await until(lambda: workers(pool, WorkerState.QUARANTINED) == 1)
+        assert doubted == [untouched_lease], "nothing has come of it: it may as well run elsewhere"
+        assert (await end_of(untouched)).finish is Finish.INTERRUPTED
+        await pool.until_free(SLOTS)
+        lease, sink = pool.start(asking(scripted(text="from the other one")))
+        assert str(lease.worker) == "fake/0.2"
+        assert (await end_of(sink)).finish is Finish.STOP
+        assert not neighbour.ended.done()
+        assert workers(pool, WorkerState.QUARANTINED) == 1
+        await assert_unharmed(neighbour)
+        await assert_replaced(pool, "it talks nonsense", 0)
 
     fakes(scenario)
 
@@ -383,8 +423,7 @@ def test_a_worker_that_loses_replies_runs_its_other_turns_to_their_end_before_it
         for victim in victims:
             assert (await fault_of(victim, 2.0)).kind is FaultKind.START_TIMEOUT
         assert not neighbour.ended.done()
-        (row,) = pool.pool.snapshot()
-        assert row.workers[WorkerState.QUARANTINED] == 1
+        assert workers(pool, WorkerState.QUARANTINED) == 1
         await until(lambda: len(pool.observer.booted) == 2, 5.0)
         await assert_unharmed(neighbour)
         await assert_serves(pool)
@@ -424,20 +463,24 @@ def test_a_turn_that_goes_on_for_too_long_is_interrupted_and_no_other(fakes: Fak
 # --- interrupts and stops that are ignored -----------------------------------------------------------------------
 
 
-def test_an_ignored_interrupt_retires_the_worker_when_its_other_turns_have_ended(fakes: Fakes) -> None:
+def test_after_an_ignored_interrupt_a_successor_serves_first_and_then_the_worker_retires(fakes: Fakes) -> None:
     async def scenario(pool: RunningPool) -> None:
         deaf = scripted(chunks=["tick "], repeat=100_000, interval_s=0.01, ignore_interrupt=True)
         lease, victim = pool.start(asking(deaf))
-        neighbour = ask(pool, chunks=["tick "], repeat=25, interval_s=0.02)
+        neighbour = ask(pool, chunks=["tick "], repeat=25, interval_s=0.1)
         async with asyncio.timeout(WAIT_S):
             await victim.first.wait()
         pool.pool.interrupt(lease)
         assert (await end_of(victim, 2.0)).finish is Finish.INTERRUPTED
+        assert workers(pool, WorkerState.READY) == 1, "it serves until another does"
+        assert pool.pool.free("fake") == SLOTS - 2, "the stuck turn keeps its seat"
+        await until(lambda: workers(pool, WorkerState.RETIRING) == 1)
+        assert workers(pool, WorkerState.READY) == 1
+        assert pool.pool.free("fake") == SLOTS
+        other, sink = pool.start(asking(scripted(text="from the other one")))
+        assert str(other.worker) == "fake/0.2"
+        assert (await end_of(sink)).finish is Finish.STOP
         assert not neighbour.ended.done()
-        (row,) = pool.pool.snapshot()
-        assert row.workers[WorkerState.RETIRING] == 1
-        assert row.free == 0, "no new turn on a worker that is to go"
-        assert pool.pool.try_start("fake", asking("no seat"), RecordingSink()) is None
         await assert_unharmed(neighbour)
         await assert_replaced(pool, "it ignored an interrupt", 0)
 
@@ -465,6 +508,30 @@ def test_a_worker_that_freezes_while_it_has_nothing_to_do_is_replaced_too(fakes:
         await assert_replaced(pool, "it answers no probe", -9)
 
     fakes(scenario, probes=PROBES)
+
+
+def test_a_worker_that_thaws_in_time_is_suspect_for_a_while_and_keeps_its_turns(fakes: Fakes) -> None:
+    moves: list[tuple[WorkerState, WorkerState]] = []
+
+    async def scenario(pool: RunningPool) -> None:
+        pool.observer.worker_moved = (  # type: ignore[method-assign]
+            lambda worker, source, target, reason: moves.append((source, target))  # noqa: ARG005 - the caller's names
+        )
+        neighbour = ask(pool, chunks=["tick "], repeat=25, interval_s=0.02)
+        async with asyncio.timeout(WAIT_S):
+            await neighbour.first.wait()
+        (pid,) = pool.worker_pids()
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: workers(pool, WorkerState.SUSPECT) == 1)
+        assert pool.pool.free("fake") == 0, "no new turn on it"
+        os.kill(pid, signal.SIGCONT)
+        await assert_unharmed(neighbour)
+        await until(lambda: workers(pool, WorkerState.READY) == 1)
+        await assert_serves(pool)
+        assert (WorkerState.READY, WorkerState.SUSPECT) in moves
+        assert (WorkerState.SUSPECT, WorkerState.QUARANTINED) not in moves
+
+    fakes(scenario, probes=ProbeLimits(idle_s=0.2, timeout_s=0.2, fast_s=0.1, hung_s=10.0))
 
 
 def test_an_idle_worker_answers_its_probes_and_stays(fakes: Fakes) -> None:

@@ -13,18 +13,23 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pool.backoff import CAP_S
+from pool.breaker import PANIC_S
 from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, ToolSpec, TurnEnd, TurnRequest
 from pool.observer import PoolObserver
 from pool.pool import Pool
-from pool.profile import Profile
+from pool.profile import Profile, RetireLimits
+from pool.state import ProfileSnapshot
 from pool.stimuli import Lease
 from pool.turn import TurnLimits
+from pool.worker_state import IN_SERVICE, WorkerId, WorkerState
 from scheduler.model import (
     Abandoned,
     CrashesWorker,
@@ -42,16 +47,20 @@ from scheduler.model import (
 from scheduler.observer import SchedulerObserver
 from scheduler.scheduler import Scheduler
 from scheduler.ticket import Ticket
-from tests.support.fake_child import FakeKernel
+from tests.support.fake_child import FakeChild, FakeKernel
 from tests.support.profiles import a_profile
-from tests.support.virtual_time import pass_time, run_virtual
+from tests.support.virtual_time import pass_time, run_virtual, stall
 
 SEEDS = range(50)
 CLIENTS = 50
 BUSY_S = 15.0
 """The clients come within this time, and workers are struck as long."""
 LIMITS = TurnLimits(start_s=2.0, first_event_s=6.0, idle_s=4.0, total_s=20.0, interrupt_s=1.0)
+WORKERS = {"wide": 2, "narrow": 3}
+RETIRE = RetireLimits(max_turns=6, max_age_s=30.0, quarantine_s=5.0)
 POLICY = QueuePolicy(queue_max=4)
+HEALED_S = PANIC_S + LIMITS.total_s + LIMITS.interrupt_s + 2 * CAP_S
+"""When the faults have stopped, every seat is there and free again within this time."""
 FLOOD = 30_000
 """Characters in each piece of an answer that is too much for a client which does not read."""
 
@@ -132,7 +141,7 @@ class Client:
         turn = TurnRequest("gpt-5.5", "", ({"type": "message", "role": "user", "content": content},), tools)
         return Job(self.name, rng.choice(["wide", "narrow"]), "tenant", turn, rng.choice([0.5, 5.0, 60.0]))
 
-    def check(self, *, is_cut_off: bool) -> None:
+    def check(self, *, attempts: int, is_cut_off: bool) -> None:
         """It has what was meant for it, nothing else, and one end that fits."""
         if self.rejection is not None:
             assert self.outcome is None
@@ -161,7 +170,7 @@ class Client:
             case Expired() | Shed():
                 assert said == ""
             case CrashesWorker():
-                assert said == ""
+                assert attempts > 1
             case Overrun():
                 assert self.reading_s > 1.0
             case CutOff():
@@ -173,13 +182,16 @@ class Client:
 
 
 class Books(SchedulerObserver, PoolObserver):
-    """How often each job was settled, and what was wrong with our own code."""
+    """How often each job was settled, what the workers did, and what was wrong with our own code."""
 
     def __init__(self) -> None:
         self.settled: Counter[str] = Counter()
         self.started: Counter[str] = Counter()
         self.bugs: list[Exception] = []
         self.boots = 0
+        self.moves: Counter[WorkerState] = Counter()
+        self.released: Counter[Lease] = Counter()
+        self.stalled_s = 0.0
 
     def turn_started(self, job: Job, lease: Lease, attempt: int, waited_s: float) -> None:
         assert attempt > 1 or waited_s < job.queue_budget_s
@@ -188,8 +200,17 @@ class Books(SchedulerObserver, PoolObserver):
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
         assert waited_s >= 0
-        assert 0 <= ran_s <= LIMITS.total_s + LIMITS.interrupt_s + 2 * LIMITS.start_s
+        bound_s = LIMITS.total_s + LIMITS.interrupt_s + 2 * LIMITS.start_s
+        assert 0 <= ran_s <= bound_s + self.stalled_s
         self.settled[job.id] += 1
+
+    def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState, reason: str) -> None:
+        assert reason
+        self.moves[target] += 1
+
+    def lease_released(self, lease: Lease) -> None:
+        self.released[lease] += 1
+        assert self.released[lease] == 1
 
     def worker_booted(self, worker: object, version: str, boot_s: float) -> None:
         self.boots += 1
@@ -199,13 +220,18 @@ class Books(SchedulerObserver, PoolObserver):
 
 
 class Simulation:
-    """One run of everything, decided by its seed."""
+    """One run of everything, decided by its seed; without bad luck, nothing happens but stalls of ours."""
 
-    def __init__(self, seed: int, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, seed: int, state_dir: Path, monkeypatch: pytest.MonkeyPatch, *, has_bad_luck: bool = True
+    ) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - it has to repeat itself
-        self.kernel = FakeKernel(self.rng, failure_rate=self.rng.choice([0.0, 0.0, 0.3]))
+        self.has_bad_luck = has_bad_luck
+        self.kernel = FakeKernel(self.rng, failure_rate=self.rng.choice([0.0, 0.0, 0.3]) if has_bad_luck else 0.0)
         self.books = Books()
         self.clients = [Client.draw(self.rng, number) for number in range(CLIENTS)]
+        if not has_bad_luck:
+            self.clients = [replace(client, fault={}) for client in self.clients]
         self.is_cut_off = self.rng.random() < 0.2
         self.state_dir = state_dir
         self.pool = Pool(self._profiles(), state_dir, "1.2.3", observer=self.books, rng=self.rng)
@@ -214,25 +240,31 @@ class Simulation:
         self.pool.prepare()
 
     def _profiles(self) -> list[Profile]:
-        shapes = (("wide", 2, 4), ("narrow", 3, 1))
-        out = [a_profile(name, workers=workers, slots=slots, limits=LIMITS) for name, workers, slots in shapes]
-        return [Profile(**{**_fields(profile), "codex_bin": Path(sys.executable)}) for profile in out]
+        codex_bin = Path(sys.executable)
+        wide = a_profile("wide", workers=WORKERS["wide"], slots=4, limits=LIMITS)
+        narrow = a_profile("narrow", workers=WORKERS["narrow"], slots=1, limits=LIMITS)
+        return [
+            replace(wide, codex_bin=codex_bin),
+            replace(narrow, codex_bin=codex_bin, spares=1, probation_s=2.0, retire=RETIRE),
+        ]
 
     async def run(self) -> None:
         scheduler = Scheduler(self.pool, {"wide": POLICY, "narrow": POLICY}, self.books)
         self.pool.on_freed = scheduler.seats_freed
+        self.pool.on_quarantined = scheduler.leases_doubted
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(self.pool.run())
             async with asyncio.TaskGroup() as people:
                 for client in self.clients:
                     people.create_task(self._live(client, scheduler), name=client.name)
                 people.create_task(self._strike(scheduler), name="bad luck")
+                people.create_task(self._reload(), name="another configuration")
                 if self.is_cut_off:
                     people.create_task(self._cut_off(scheduler), name="the end")
             scheduler.drain()
             await scheduler.idle()
             self._check(scheduler)
-            await self._seats_come_back()
+            await self._all_is_well_again()
             self.pool.stop()
             await running
         assert self.pool._state.is_idle()
@@ -267,15 +299,37 @@ class Simulation:
                 await pass_time(self.rng.uniform(0.0, client.reading_s))
 
     async def _strike(self, scheduler: Scheduler) -> None:
-        """Workers are killed, frozen, or close their stdout, whatever they are doing."""
+        """Workers are killed, frozen, or close their stdout, whatever they are doing; and we are stopped ourselves."""
         ends_at = asyncio.get_running_loop().time() + BUSY_S
         while asyncio.get_running_loop().time() < ends_at:
             await pass_time(self.rng.expovariate(0.4))
             self._check(scheduler)
-            if self.kernel.alive:
+            blows: list[Callable[[], None]] = [self._stall]
+            if self.has_bad_luck and self.kernel.alive:
                 child = self.rng.choice(self.kernel.alive)
-                blows: list[Callable[[], None]] = [child.kill_self, child.stop_self, child.close_stdout]
-                self.rng.choice(blows)()
+                blows += [child.kill_self, child.stop_self, child.close_stdout]
+                blows += [partial(self._freeze, child), partial(self._grow, child)]
+            self.rng.choice(blows)()
+
+    def _stall(self) -> None:
+        seconds = self.rng.choice([0.5, 1.5, 5.0, 60.0])
+        self.books.stalled_s += seconds
+        stall(seconds)
+
+    def _freeze(self, child: FakeChild) -> None:
+        child.stop_self()
+        asyncio.get_running_loop().call_later(self.rng.uniform(0.5, 15.0), child.go_on)
+
+    def _grow(self, child: FakeChild) -> None:
+        child.rss_bytes = 2 * RETIRE.max_rss_bytes
+
+    async def _reload(self) -> None:
+        """The workers of a profile have to be started in another way from now on."""
+        await pass_time(BUSY_S * self.rng.uniform(0.2, 0.8))
+        wide, narrow = self._profiles()
+        changed = replace(self.rng.choice([wide, narrow]), env=(("HTTPS_PROXY", "http://proxy.invalid"),))
+        profiles = [changed if profile.name == changed.name else profile for profile in (wide, narrow)]
+        assert self.pool.reconfigure(self.pool.specs(profiles)) == {changed.name}
 
     async def _cut_off(self, scheduler: Scheduler) -> None:
         """The service is told to stop while it is busy."""
@@ -284,10 +338,12 @@ class Simulation:
         await pass_time(0.2)
         scheduler.cut_off()
 
-    async def _seats_come_back(self) -> None:
-        """The turns that clients were told the end of end on the workers too."""
-        ends_at = asyncio.get_running_loop().time() + LIMITS.total_s
-        while any(row.leased for row in self.pool.snapshot()):
+    async def _all_is_well_again(self) -> None:
+        """Every worker serves, as is configured now, and every seat is free: turns that have ended for their clients
+        have ended on the workers too.
+        """
+        ends_at = asyncio.get_running_loop().time() + HEALED_S
+        while not all(map(_is_well, self.pool.snapshot())):
             assert asyncio.get_running_loop().time() < ends_at, self.pool.snapshot()
             await pass_time(0.1)
 
@@ -296,14 +352,15 @@ class Simulation:
         assert len(homes) <= len(self.pool._workers), "the home of a worker that is gone was left"
         self.pool._state.validate()
         scheduler._state.validate()
-        for row in scheduler.snapshot():
-            assert not (row.waiting and self.pool.free(row.profile)), "somebody waits while a seat is free"
+        for name, queue in scheduler._state._queues.items():
+            waits_for_any = queue.waiting - len(queue.blocked)
+            assert not (waits_for_any and queue.room(self.pool.free(name))), "somebody waits while a seat is free"
 
     def judge(self) -> None:
         """After the run: everybody has been told one thing, and nothing is left."""
         assert self.books.bugs == []
         for client in self.clients:
-            client.check(is_cut_off=self.is_cut_off)
+            client.check(attempts=self.books.started[client.name], is_cut_off=self.is_cut_off)
             assert self.books.settled[client.name] == (1 if client.rejection is None else 0)
             assert self.books.started[client.name] <= POLICY.attempts
         assert self.kernel.alive == []
@@ -314,8 +371,9 @@ class Simulation:
         assert self.books.boots > 0
 
 
-def _fields(profile: Profile) -> dict[str, Any]:
-    return {name: getattr(profile, name) for name in profile.__slots__}
+def _is_well(row: ProfileSnapshot) -> bool:
+    serving = sum(row.workers[state] for state in IN_SERVICE)
+    return (serving, row.leased, row.outdated) == (WORKERS[row.profile], 0, 0) and row.free == row.seats
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -325,6 +383,18 @@ def test_everybody_gets_an_end_and_nobody_gets_what_is_anothers(
     simulation = Simulation(seed, tmp_path, monkeypatch)
     run_virtual(simulation.run())
     simulation.judge()
+
+
+@pytest.mark.parametrize("seed", SEEDS[:10])
+def test_no_stall_of_ours_costs_a_worker_or_a_turn(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(seed, tmp_path, monkeypatch, has_bad_luck=False)
+    run_virtual(simulation.run())
+    simulation.judge()
+    assert simulation.books.stalled_s > 0
+    for state in (WorkerState.SUSPECT, WorkerState.QUARANTINED):
+        assert simulation.books.moves[state] == 0
+    for client in simulation.clients:
+        assert word(client) in {"stop", "tool_calls", "rejected", "Expired", "Shed", "Abandoned", "Overrun", "CutOff"}
 
 
 def word(client: Client) -> str:

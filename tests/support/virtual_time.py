@@ -87,6 +87,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             future.set_exception(error)
         return future
 
+    def stall(self, seconds: float) -> None:
+        """Let time pass in which nothing runs here, as when the process is stopped."""
+        self._virtual_clock.now += seconds
+
+
+def stall(seconds: float) -> None:
+    """Stop the running virtual loop for so long."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.stall(seconds)
+
 
 def run_virtual(main: Coroutine[Any, Any, T], horizon_s: float = HORIZON_S) -> T:
     """What `main` returns, on a virtual loop of its own.
@@ -113,10 +124,10 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
 async def pass_time(seconds: float) -> None:
     """Let this much virtual time pass; 0 lets everybody else run once."""
     loop = asyncio.get_running_loop()
-    passed = loop.create_future()
-    timer = loop.call_later(seconds, passed.set_result, None)
+    passed = asyncio.Event()  # a future's result cannot be set when the stall that ended it ended its waiter as well
+    timer = loop.call_later(seconds, passed.set)
     try:
-        await passed
+        await passed.wait()
     finally:
         timer.cancel()
 
