@@ -19,15 +19,15 @@ class Story:
     __slots__ = ("_lines",)
 
     def __init__(self, limit: int = 32) -> None:
-        self._lines: deque[Line] = deque(maxlen=limit)
+        self._lines: deque[tuple[float, str]] = deque(maxlen=limit)
 
     def tell(self, at: float, what: str) -> None:
         """Add one line."""
-        self._lines.append(Line(at, what))
+        self._lines.append((at, what))
 
     def lines(self) -> tuple[Line, ...]:
         """The lines kept, oldest first."""
-        return tuple(self._lines)
+        return tuple(Line(at, what) for at, what in self._lines)
 
     def __str__(self) -> str:
-        return "\n".join(f"{line.at:.3f} {line.what}" for line in self._lines)
+        return "\n".join(f"{at:.3f} {what}" for at, what in self._lines)

@@ -93,12 +93,13 @@ class Backlog:
         record = self._tenants.get(tenant)
         return record.waiting if record is not None else 0
 
-    def position(self, place: Place) -> float:
+    def position(self, tenant: str, priority: Priority, weight: float) -> float:
         """About which place in the queue a new ticket would have, from 1: its share decides, and who is before it."""
-        record = self._tenants.get(place.tenant)
-        flow = record.flows.get(place.priority) if record is not None else None
-        own, weight = (len(flow.waiting), flow.weight) if flow is not None else (0, 0.0)
-        return min(len(self) + 1.0, (own + 1) * (self._weight - weight + place.weight) / place.weight)
+        record = self._tenants.get(tenant)
+        flow = record.flows.get(priority) if record is not None else None
+        if flow is None:
+            return min(len(self._flows) + 1.0, (self._weight + weight) / weight)
+        return min(len(self._flows) + 1.0, (len(flow.waiting) + 1) * (self._weight - flow.weight + weight) / weight)
 
     def by_priority(self) -> Counter[Priority]:
         """How many wait in each class."""

@@ -14,36 +14,51 @@ USED = 0.8
 
 
 class SeatLimit:
-    """The limit now. `floor` bounds how far AIMD backs off; `configured`, or the seats there are, how far it grows."""
+    """`now` is the limit; None: as many as there are seats.
+
+    `floor` bounds how far AIMD backs off; `configured`, or else the `nominal` seats of the profile, how far it grows.
+    """
 
     def __init__(self, configured: int | None, *, aimd: bool = False, floor: int = 1) -> None:
-        self.configured = configured
-        self.aimd = aimd
-        self.floor = floor
+        self.now = configured
+        self._configured = configured
+        self._aimd = aimd
+        self._floor = floor
+        self._nominal = 0
         self._value: float | None = None
         """What AIMD allows; None: everything."""
         self._next_backoff_at = 0.0
         self._since = 0.0
         self._peak = 0
 
-    def now(self, nominal: int) -> int | None:
-        """The limit, for a profile of `nominal` seats; None: no limit but the seats."""
-        ceiling = self._ceiling(nominal)
-        if not self.aimd or self._value is None or self._value >= ceiling:
-            return self.configured
-        return int(self._value)
+    def configure(self, configured: int | None) -> None:
+        """This is the limit from now on, and AIMD's ceiling."""
+        self._configured = configured
+        self._update()
 
-    def overloaded(self, running: int, nominal: int, now: float) -> None:
+    def adopt(self, *, aimd: bool, floor: int) -> None:
+        """Go by these rules from now on."""
+        self._aimd, self._floor = aimd, floor
+        self._update()
+
+    def see(self, nominal: int) -> None:
+        """So many seats has the profile."""
+        if nominal != self._nominal:
+            self._nominal = nominal
+            self._update()
+
+    def overloaded(self, running: int, now: float) -> None:
         """Somebody said that `running` turns are too many."""
-        if self.aimd and now >= self._next_backoff_at:
-            before = self._value if self._value is not None else self._ceiling(nominal)
-            if before == float("inf"):
-                before = running
-            self._value = max(float(min(self.floor, self._ceiling(nominal))), before * BACKOFF)
+        if self._aimd and now >= self._next_backoff_at:
+            ceiling = self._ceiling()
+            before = self._value if self._value is not None else ceiling if ceiling is not None else running
+            floor = self._floor if ceiling is None else min(self._floor, ceiling)
+            self._value = max(float(floor), before * BACKOFF)
             self._next_backoff_at = now + BACKOFF_EVERY_S
             self._since, self._peak = now, running
+            self._update()
 
-    def used(self, running: int, nominal: int, now: float) -> None:
+    def used(self, running: int, now: float) -> None:
         """So many turns run."""
         if self._value is None:
             return
@@ -52,8 +67,13 @@ class SeatLimit:
             if self._peak >= USED * int(self._value):
                 self._value += 1.0
             self._since, self._peak = now, running
-            if self._value >= self._ceiling(nominal):
-                self._value = None
+            self._update()
 
-    def _ceiling(self, nominal: int) -> float:
-        return self.configured if self.configured is not None else nominal or float("inf")
+    def _ceiling(self) -> int | None:
+        return self._configured if self._configured is not None else self._nominal or None
+
+    def _update(self) -> None:
+        ceiling = self._ceiling()
+        if not self._aimd or (self._value is not None and ceiling is not None and self._value >= ceiling):
+            self._value = None
+        self.now = self._configured if self._value is None else int(self._value)

@@ -65,7 +65,7 @@ class ProfileQueue:
     def seats(self) -> int:
         """How many turns can run at once, while workers are down as well as else; at least 1."""
         seats = (self.outlook.seats or self.outlook.nominal) if self.outlook is not None else 0
-        limit = self.limit_now()
+        limit = self.limit.now
         return max(1, seats if limit is None else min(seats or limit, limit))
 
     @property
@@ -73,30 +73,30 @@ class ProfileQueue:
         """What a wait should stay below; 0: no matter."""
         return self.policy.codel_target_s and max(self.policy.codel_target_s, CODEL_HOLDS * self.hold_s / self.seats)
 
-    def limit_now(self) -> int | None:
-        """At most so many turns may run; None: as many as there are seats."""
-        return self.limit.now(self._nominal())
-
     def room(self, free: int) -> int:
         """How many of the free seats may be taken."""
-        limit = self.limit_now()
+        limit = self.limit.now
         return free if limit is None else min(free, limit - self.running)
 
     def starts_at_once(self, job: Job, free: int) -> bool:
         """There is a seat for one more job, which nobody who waits could have."""
-        backlog = self.backlog
-        is_capped = job.seats is not None and backlog.running(job.tenant) >= job.seats
-        return self.room(free) > 0 and not is_capped and not backlog.waiting(job.tenant)
+        if self.room(free) <= 0:
+            return False
+        is_capped = job.seats is not None and self.backlog.running(job.tenant) >= job.seats
+        return not is_capped and not self.backlog.waiting(job.tenant)
 
     def retry_after_s(self) -> float:
         """When a seat is to be expected for one more job, from what turns took lately."""
         return min(MAX_RETRY_AFTER_S, self.hold_s * (self.waiting + 1) / self.seats)
 
-    def predicted_wait_s(self, place: Place) -> float:
-        """How long a new ticket with this place would wait for a seat."""
-        wait_s = (self.backlog.position(place) + len(self.returned)) * self.hold_s / self.seats
-        if place.seats and self.backlog.is_capped(place):
-            wait_s = max(wait_s, (self.backlog.waiting(place.tenant) + 1) * self.hold_s / place.seats)
+    def predicted_wait_s(
+        self, tenant: str = "", priority: Priority = Priority.STANDARD, weight: float = 1.0, cap: int | None = None
+    ) -> float:
+        """How long a new ticket like this would wait for a seat; `cap` is how many its tenant may have."""
+        position = self.backlog.position(tenant, priority, weight * SHARES[priority]) + len(self.returned)
+        wait_s = position * self.hold_s / self.seats
+        if cap and self.backlog.running(tenant) >= cap:
+            wait_s = max(wait_s, (self.backlog.waiting(tenant) + 1) * self.hold_s / cap)
         return wait_s
 
     def place(self, job: Job) -> Place:
@@ -117,7 +117,7 @@ class ProfileQueue:
         if not self.has_held:
             return None
         allowed_s = job.queue_budget_s if job.deadline_s is None else min(job.queue_budget_s, job.deadline_s)
-        over_s = self.predicted_wait_s(self.place(job)) - allowed_s
+        over_s = self.predicted_wait_s(job.tenant, job.priority, job.weight, job.seats) - allowed_s
         if over_s <= 0:
             return None
         return "wait_too_long", WaitTooLong("no seat will come free in time", min(MAX_RETRY_AFTER_S, over_s))
@@ -128,11 +128,16 @@ class ProfileQueue:
 
     # --- changes ---------------------------------------------------------------------------------------------
 
+    def see(self, outlook: Outlook) -> None:
+        """What the profile has to offer now."""
+        self.outlook = outlook
+        self.limit.see(outlook.nominal)
+
     def adopt(self, policy: QueuePolicy) -> None:
         """Go by these rules from now on. A limit that was set by hand stays unless its rule has changed."""
         if policy.seats_limit != self.policy.seats_limit:
-            self.limit.configured = policy.seats_limit
-        self.limit.aimd, self.limit.floor = policy.aimd, policy.min_limit
+            self.limit.configure(policy.seats_limit)
+        self.limit.adopt(aimd=policy.aimd, floor=policy.min_limit)
         self.retries.adopt(policy.retry_ratio, policy.retry_reserve)
         self.policy = policy
 
@@ -158,13 +163,13 @@ class ProfileQueue:
     def began(self, now: float) -> None:
         """A turn has a seat."""
         self.running += 1
-        self.limit.used(self.running, self._nominal(), now)
+        self.limit.used(self.running, now)
 
     def ended(self, place: Place, end: TurnEnd, held_s: float, now: float, *, is_charged: bool) -> None:
         """A turn is over; of one whose end nobody hears, nothing is charged."""
         if end.fault is not None and end.fault.kind in TOO_MUCH:
-            self.limit.overloaded(self.running, self._nominal(), now)
-        self.limit.used(self.running, self._nominal(), now)
+            self.limit.overloaded(self.running, now)
+        self.limit.used(self.running, now)
         self.running -= 1
         self.hold_s += SMOOTHING * (held_s - self.hold_s)
         self.has_held = True
@@ -188,6 +193,3 @@ class ProfileQueue:
     def by_priority(self) -> Counter[Priority]:
         """How many wait in the backlog in each class."""
         return self.backlog.by_priority()
-
-    def _nominal(self) -> int:
-        return self.outlook.nominal if self.outlook is not None else 0

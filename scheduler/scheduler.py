@@ -97,12 +97,10 @@ class Scheduler:
             WaitTooLong: likewise, and too long.
         """
         now = self._loop.time()
-        free, outlook = 0, None
-        if self._state.knows(job.profile):
-            free = self._seats.free(job.profile)
-            if not self._state.starts_at_once(job, free):
-                outlook = self._seats.outlook(job.profile)
-        refusal = self._state.refusal(job, free, outlook, now)
+        outlook = None
+        if self._state.knows(job.profile) and not self._state.starts_at_once(job, self._seats.free(job.profile)):
+            outlook = self._seats.outlook(job.profile)
+        refusal = self._state.refusal(job, outlook, now)
         if refusal is not None:
             reason, rejection = refusal
             self._observer.job_rejected(job, reason)
@@ -191,13 +189,13 @@ class Scheduler:
         """Give the core one stimulus, with the seats of this moment, and carry out what it decides."""
         now = self._loop.time()
         match stimulus:
-            case Submitted():
-                stimulus = stimulus._replace(free=self._seats.free(stimulus.job.profile))
+            case Submitted(ticket_id, job):
+                stimulus = Submitted(ticket_id, job, self._seats.free(job.profile))
             case SeatsFreed(profile) | Looked(profile):
                 if not self._state.has_waiting(profile):
                     return
                 self._state.see(profile, self._seats.outlook(profile))
-                stimulus = stimulus._replace(free=self._seats.free(profile))
+                stimulus = type(stimulus)(profile, self._seats.free(profile))
             case _:
                 pass
         self._carry_out(self._state.handle(stimulus, now), now)
@@ -233,7 +231,9 @@ class Scheduler:
         else:
             ticket.lease, ticket.started_at = lease, now
             self._observer.turn_started(ticket.job, lease, attempt, now - ticket.submitted_at)
-        self._carry_out(self._state.started(ticket.id, lease, now), now)
+        effects = self._state.started(ticket.id, lease, now)
+        if effects:
+            self._carry_out(effects, now)
 
     def _return(self, ticket: Ticket, reason: str) -> None:
         ticket.withdraw()

@@ -22,7 +22,6 @@ from scheduler.alarms import Alarms
 from scheduler.backlog import Place
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
 from scheduler.model import (
-    SHARES,
     Abandoned,
     CrashesWorker,
     CutOff,
@@ -65,8 +64,6 @@ MARKS = 2
 """Crashes after which it is the request and not the worker."""
 NOT_READY_S = 1.0
 """When to ask again for a profile that is being removed."""
-
-NEWCOMER = Place(weight=SHARES[Priority.STANDARD])
 
 RETURNABLE = frozenset(
     {
@@ -132,7 +129,7 @@ class _Ticket:
     lost_on: tuple[WorkerId, ...] = ()
     avoids_until: float = 0.0
     marks: int = 0
-    story: Story = field(default_factory=lambda: Story(16))
+    story: Story = field(default_factory=Story)
 
 
 class QueueSnapshot(NamedTuple):
@@ -190,8 +187,11 @@ class SchedulerState:
         """There is a seat for this job."""
         return self._queues[job.profile].starts_at_once(job, free)
 
-    def refusal(self, job: Job, free: int, outlook: Outlook | None, now: float) -> tuple[str, Rejected] | None:
-        """Why the job is not taken, in a word and at length; None: it is. `outlook` only if it would have to wait."""
+    def refusal(self, job: Job, outlook: Outlook | None, now: float) -> tuple[str, Rejected] | None:
+        """Why the job is not taken, in a word and at length; None: it is.
+
+        `outlook` is what the profile has to offer to a job that has to wait, None for one that `starts_at_once`.
+        """
         queue = self._queues.get(job.profile)
         if self.is_draining:
             retry_after_s = queue.retry_after_s() if queue is not None else NOT_READY_S
@@ -202,15 +202,15 @@ class SchedulerState:
                 return "penalized", Penalized("this request has crashed its workers", until - now)
         if queue is None or queue.is_closing:
             return "not_ready", NotReady("the profile is being removed", NOT_READY_S)
-        queue.outlook = outlook or queue.outlook
-        if outlook is not None and outlook.down_s is not None:
-            return "not_ready", NotReady("no worker is up", outlook.down_s)
-        must_wait = not queue.starts_at_once(job, free)
-        if must_wait and (refusal := queue.refusal(job)) is not None:
-            return refusal
+        if outlook is not None:
+            queue.see(outlook)
+            if outlook.down_s is not None:
+                return "not_ready", NotReady("no worker is up", outlook.down_s)
+            if (refusal := queue.refusal(job)) is not None:
+                return refusal
         if self._max_held is not None and self._held + job.size > self._max_held and self._tickets:
             return "too_much_text", QueueFull("too much text is being held", queue.retry_after_s())
-        return queue.hopeless(job) if must_wait else None
+        return queue.hopeless(job) if outlook is not None else None
 
     def retry_after_s(self, profile: str) -> float:
         """When a seat is to be expected for one more job, from what turns took lately."""
@@ -243,7 +243,7 @@ class SchedulerState:
 
     def see(self, profile: str, outlook: Outlook) -> None:
         """What the profile has to offer now."""
-        self._queues[profile].outlook = outlook
+        self._queues[profile].see(outlook)
 
     def spoke(self, ticket_id: int) -> None:
         """The ticket's client has been told something: from now on there is no second attempt."""
@@ -288,7 +288,7 @@ class SchedulerState:
                 self._ring(now, effects)
             case LimitSet(profile, limit):
                 queue = self._queues[profile]
-                queue.limit.configured = limit
+                queue.limit.configure(limit)
                 self._note_limit(queue, effects)
                 effects.append(Look(profile))
             case Reconfigured(policies, max_held):
@@ -425,7 +425,9 @@ class SchedulerState:
         """Work conservation: afterwards nobody waits who could use a free seat."""
         self._ring(now, effects)
         room = queue.room(free)
-        for ticket_id in queue.returned.copy() if room > 0 else ():
+        if room <= 0:
+            return
+        for ticket_id in queue.returned.copy():
             ticket = self._tickets[ticket_id]
             if room > 0 and ticket_id not in queue.blocked and not queue.backlog.is_capped(ticket.place):
                 queue.returned.remove(ticket_id)
@@ -500,8 +502,8 @@ class SchedulerState:
         self._alarms.set(ticket.id, at)
 
     def _note_limit(self, queue: ProfileQueue, effects: list[Effect]) -> None:
-        limit = queue.limit_now()
-        if limit != queue.told_limit:
+        limit = queue.limit.now
+        if limit is not queue.told_limit and limit != queue.told_limit:
             queue.told_limit = limit
             effects.append(Limited(queue.profile, limit))
 
@@ -546,8 +548,8 @@ class SchedulerState:
             queue.hold_s,
             dict(counts),
             now - self._tickets[min(first)].submitted_at if first else 0.0,
-            queue.limit_now(),
-            queue.predicted_wait_s(NEWCOMER),
+            queue.limit.now,
+            queue.predicted_wait_s(),
             queue.retries.tokens,
             queue.codel.is_overloaded(queue.codel_target_s, now),
             queue.marked,

@@ -100,7 +100,7 @@ class BacklogMachine(RuleBasedStateMachine):
             share = SHARES[priority]
             own = sum((one.place.tenant, one.place.priority) == (tenant, priority) for one in self.waiting)
             total = weight + (0.0 if (tenant, priority) in flows else share)
-            position = self.real.position(Place(tenant, priority, share))
+            position = self.real.position(tenant, priority, share)
             assert abs(position - min(len(self.waiting) + 1, (own + 1) * total / share)) < 1e-9
 
     @invariant()

@@ -51,6 +51,7 @@ from scheduler.stimulus import (
 from tests.support.jobs import a_job
 
 NOW = 1000.0
+UP = Outlook(1, 1, None)
 END = TurnEnd(finish=Finish.STOP)
 WORKERS = [WorkerId("main", slot, 1) for slot in range(4)]
 
@@ -123,8 +124,14 @@ class Core:
         (row,) = self.state.snapshot(self.now)
         return row
 
-    def refusal(self, job: Job, free: int = 0, outlook: Outlook | None = None) -> tuple[str, type[Rejected]] | None:
-        refusal = self.state.refusal(job, free, outlook, self.now)
+    def refusal(
+        self,
+        job: Job,
+        free: int = 0,
+        outlook: Outlook = UP,
+    ) -> tuple[str, type[Rejected]] | None:
+        starts = self.state.knows(job.profile) and self.state.starts_at_once(job, free)
+        refusal = self.state.refusal(job, None if starts else outlook, self.now)
         return None if refusal is None else (refusal[0], type(refusal[1]))
 
 
@@ -150,8 +157,8 @@ def test_a_newcomer_does_not_overtake() -> None:
 def test_profiles_do_not_share_seats_or_places() -> None:
     state = SchedulerState({"a": QueuePolicy(1), "b": QueuePolicy(1)})
     state.handle(Submitted(1, a_job(profile="a")), NOW)
-    assert state.refusal(a_job(profile="a"), 0, None, NOW) is not None
-    assert state.refusal(a_job(profile="b"), 0, None, NOW) is None
+    assert state.refusal(a_job(profile="a"), UP, NOW) is not None
+    assert state.refusal(a_job(profile="b"), UP, NOW) is None
     state.handle(Submitted(2, a_job(profile="b")), NOW)
     assert state.handle(SeatsFreed("b", 2), NOW) == (Start(2, 1),)
 
@@ -171,7 +178,7 @@ def test_the_reasons_to_refuse_have_an_order() -> None:
     core = Core(queue_max=1).runs(1)
     core.ends(1, TurnEnd(finish=Finish.STOP))
     core.runs(2).waits(3)
-    job, up, down = a_job(budget_s=0.0, queue_share=1), Outlook(1, 1, None), Outlook(0, 1, 3.0)
+    job, up, down = a_job(budget_s=0.0, queue_share=1), UP, Outlook(0, 1, 3.0)
     core.state._penalties.add(fingerprint(b"", job.tenant, job.turn), NOW + 1.0)
     core.tell(Reconfigured({"main": QueuePolicy(1)}, 0))
     core.state.is_draining = True
@@ -198,17 +205,17 @@ def test_the_share_of_the_queue_is_the_tenants_own_and_of_all_its_classes() -> N
 
 def test_one_job_is_always_taken_however_much_text_it_holds() -> None:
     state = SchedulerState({"main": QueuePolicy(10)}, max_held=100)
-    assert state.refusal(a_job(size=1000), 0, None, NOW) is None
+    assert state.refusal(a_job(size=1000), UP, NOW) is None
     state.handle(Submitted(1, a_job(size=60)), NOW)
-    assert state.refusal(a_job(size=40), 0, None, NOW) is None
-    assert state.refusal(a_job(size=41), 0, None, NOW) is not None
+    assert state.refusal(a_job(size=40), UP, NOW) is None
+    assert state.refusal(a_job(size=41), UP, NOW) is not None
     state.handle(ClientLeft(1), NOW)
-    assert state.refusal(a_job(size=1000), 0, None, NOW) is None
+    assert state.refusal(a_job(size=1000), UP, NOW) is None
 
 
 def test_a_profile_whose_workers_do_not_boot_says_when_the_next_is_tried() -> None:
     core = Core()
-    refusal = core.state.refusal(a_job(), 0, Outlook(0, 4, 3.5), NOW)
+    refusal = core.state.refusal(a_job(), Outlook(0, 4, 3.5), NOW)
     assert refusal is not None
     assert refusal[1].retry_after_s == 3.5
     assert core.refusal(a_job(), 0, Outlook(0, 4, None)) is None, "its workers may be booting"
@@ -226,7 +233,7 @@ def seen(core: Core, hold_s: float) -> Core:
 
 def refused(core: Core, job: Job, outlook: Outlook = Outlook(4, 4, None)) -> float | None:  # noqa: B008 - immutable
     """When a job that would wait too long is to come again; None: it would not."""
-    refusal = core.state.refusal(job, 0, outlook, core.now)
+    refusal = core.state.refusal(job, outlook, core.now)
     if refusal is None:
         return None
     assert refusal[0] == "wait_too_long"

@@ -280,8 +280,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert all(one.ticket > client.ticket for one in fresh), "invariant 7: first in, first out within a flow"
             returned = [one for one in others if one.lost_with is not None and self.now < one.expires_at]
             assert not any(self.may_start(one) for one in returned), "invariant 7: who lost a turn goes first"
-        banned = {worker.id for worker in self.avoided(client)}
-        assert banned == set(self.core.avoided(client.ticket, self.now))
+        banned = {worker.id for worker in self.avoided(client) if worker.in_service}
+        serving = {worker.id for worker in self.workers[profile] if worker.in_service}
+        assert serving & banned == serving & set(self.core.avoided(client.ticket, self.now))
         able = [worker for worker in self.workers[profile] if worker.free and worker.id not in banned]
         worker = max(able, key=lambda each: each.free, default=None)
         if worker is None:
@@ -362,7 +363,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         profile = job.profile
         expected, must_wait = self.expected_refusal(job)
         outlook = self.outlook(profile) if must_wait else None
-        refusal = self.core.refusal(job, self.free(profile), outlook, self.now)
+        refusal = self.core.refusal(job, outlook, self.now)
         reason = refusal[0] if refusal is not None else None
         assert reason == expected or (reason == "wait_too_long" and must_wait and expected is None)
         if refusal is not None:
