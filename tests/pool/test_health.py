@@ -323,16 +323,36 @@ def test_answers_do_not_clear_a_worker_that_still_does_not_read() -> None:
     assert bed.lives(3.0, BOTH) == [Clearance()]
 
 
+def test_one_that_was_cleared_before_needs_two_rounds_again_once_it_reads() -> None:
+    bed = Bedside()
+    bed.lives(6.0)
+    bed.lives(2.0, BOTH)
+    bed.lives(UNREAD_S + TICK_S, talks=True, unread=1)
+    assert bed.said == [Suspicion(DEAF), Clearance(), Suspicion("it does not read")]
+    assert bed.lives(0.75, BOTH) == [], "one round"
+    assert bed.lives(0.25, BOTH) == [Clearance()], "and another"
+
+
 # --- stalls of ours ----------------------------------------------------------------------------------------------
 
 
 def test_the_time_that_we_were_stopped_is_nobodys_silence() -> None:
     bed = Bedside()
-    bed.lives(1.75)
+    bed.lives(1.0)
     bed.now += 3600.0
     bed.health.postpone(3600.0, bed.now)
-    assert bed.lives(0.25) == []
+    assert bed.lives(1.0) == []
     assert bed.rounds == [3602.0]
+
+
+def test_the_time_that_we_were_stopped_brings_no_probe_nearer() -> None:
+    bed = Bedside()
+    bed.lives(4.0)
+    bed.lives(0.25, BOTH)
+    bed.now += 3600.0
+    bed.health.postpone(3600.0, bed.now)
+    bed.lives(0.75)
+    assert bed.rounds == [2.0, 4.0, 3605.0]
 
 
 def test_the_time_that_we_were_stopped_counts_against_no_suspect() -> None:

@@ -762,13 +762,14 @@ def test_a_worker_that_thaws_answers_everything_and_keeps_its_turns(frozen_s: fl
 
 def test_late_answers_alone_clear_nobody() -> None:
     desk = shaken()
-    passes(desk, 4.0)
-    late = [request for request in desk.unanswered if request["id"] <= 3]
-    assert len(late) == 2
-    for request in late:
-        desk.refuses(request)
-    passes(desk, 2.0)
-    assert Clearance() not in desk.facts
+    passes(desk, 6.0)
+    first, second = desk.unanswered[:2], desk.unanswered[2:4]
+    for late in (first, second):
+        for request in late:
+            desk.refuses(request)
+        passes(desk, 1.0)
+    assert desk.session.counters["late"] == 4
+    assert desk.facts == [DEAF]
 
 
 def test_an_overloaded_worker_that_refuses_its_probes_is_there() -> None:
@@ -844,7 +845,7 @@ def test_a_worker_on_which_nothing_could_begin_and_that_then_falls_silent_has_hu
     desk = shaken()
     for number in range(2):
         desk.starts(number)
-    passes(desk, LIMITS.start_s)
+    passes(desk, LIMITS.start_s, ("initialize", "thread/loaded/list"))
     assert verdict_of(desk) is Verdict.POISONED
     passes(desk, 60.0)
     verdicts = [fact.verdict for fact in desk.facts if isinstance(fact, Condemnation)]
@@ -963,6 +964,19 @@ def test_turns_that_the_worker_interrupts_by_itself_are_its_own_failures() -> No
     desk = Desk()
     for number in range(FAILURES):
         ends(desk, number, "interrupted")
+    assert verdict_of(desk) is Verdict.ERRORS
+
+
+def test_a_turn_that_was_not_taken_on_is_no_new_beginning() -> None:
+    desk = Desk()
+    for number in range(FAILURES - 1):
+        refused(desk, number)
+    desk.starts(FAILURES)
+    desk.refuses(desk.sent()[-1], -32001)
+    desk.starts(FAILURES + 1)
+    desk.waits(LIMITS.start_s)
+    assert verdict_of(desk) is None
+    refused(desk, FAILURES + 2)
     assert verdict_of(desk) is Verdict.ERRORS
 
 
@@ -1187,7 +1201,42 @@ def test_a_stall_postpones_the_end_of_what_was_under_way_by_its_length() -> None
     desk.waits(0.75)
     assert sink.outcome is None
     desk.waits(0.25)
-    assert sink.outcome == FaultKind.START_TIMEOUT
+    assert sink.outcome == FaultKind.WORKER_LOST, "the worker has said nothing to anybody"
+
+
+def test_a_turn_that_cannot_begin_on_a_worker_that_is_silent_is_the_workers_loss_and_no_strike() -> None:
+    desk = shaken()
+    sinks = [desk.starts(number) for number in range(2)]
+    desk.waits(LIMITS.start_s)
+    assert [sink.outcome for sink in sinks] == [FaultKind.WORKER_LOST] * 2
+    assert desk.session.counters["strike"] == 0
+    assert verdict_of(desk) is None
+    assert desk.session.open_turns == 0
+
+
+def test_a_stall_counts_against_no_suspect() -> None:
+    desk = shaken()
+    passes(desk, 13.0)
+    for _ in range(3):
+        desk.is_stopped(3600.0)
+    assert desk.facts == [DEAF]
+    for request in list(desk.unanswered):
+        desk.refuses(request)
+    passes(desk, 0.75, ("initialize", "thread/loaded/list"))
+    desk.is_stopped(3600.0)
+    passes(desk, 1.0, ("initialize", "thread/loaded/list"))
+    assert desk.facts == [DEAF, Clearance()]
+
+
+def test_an_interrupt_when_we_go_on_gets_no_more_for_the_stall() -> None:
+    desk = shaken()
+    sink = desk.runs(1, "A")
+    desk.waits(1.0)
+    desk.now += 3600.0
+    desk.session.interrupt(1, desk.now)
+    desk.waits(LIMITS.interrupt_s)
+    assert InterruptIgnored(1) in desk.facts
+    assert sink.outcome == "interrupted"
 
 
 def test_a_stall_before_the_first_tick_is_forgiven_as_well() -> None:
@@ -1210,7 +1259,7 @@ def test_a_turn_that_begins_when_we_go_on_gets_no_more_for_the_stall(is_read_fir
         desk.says(delta("nobody's", "text"))
     sink = desk.starts(1)
     desk.waits(LIMITS.start_s)
-    assert sink.outcome == FaultKind.START_TIMEOUT
+    assert sink.outcome == FaultKind.WORKER_LOST, "the worker has said nothing to anybody"
 
 
 # --- other limits ------------------------------------------------------------------------------------------------
