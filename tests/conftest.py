@@ -23,6 +23,19 @@ settings.register_profile("nightly", deadline=None, print_blob=True, max_example
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", metavar="N or A:B", help="the simulation's seeds, in place of its usual ones")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that take a `seed` get those of `--seeds`, else their module's `SEEDS`."""
+    if "seed" in metafunc.fixturenames and hasattr(metafunc.module, "SEEDS"):
+        wanted = metafunc.config.getoption("--seeds")
+        first, _, end = (wanted or "").partition(":")
+        seeds = metafunc.module.SEEDS if wanted is None else range(int(first), int(end or int(first) + 1))
+        metafunc.parametrize("seed", seeds)
+
+
 @pytest.fixture(params=LOOPS)
 def run_real(request: pytest.FixtureRequest) -> RunReal:
     """Runs a coroutine on a real loop, once on each kind that the service may run on."""
