@@ -71,6 +71,18 @@ def test_a_pause_saves_up_no_credit() -> None:
     assert popped(backlog, 6) == [500, 100, 501, 101, 502, 102]
 
 
+def test_a_debt_that_others_have_long_caught_up_with_is_no_credit_either() -> None:
+    backlog = Backlog()
+    queue(backlog, "other", range(100))
+    queue(backlog, "owes", range(500, 501), cost=50.0)
+    assert 500 in popped(backlog, 2)
+    backlog.vacate(Place("owes"))
+    popped(backlog, 60)
+    queue(backlog, "owes", range(501, 505))
+    served = popped(backlog, 6)
+    assert sum(ticket > 500 for ticket in served) == 3, "they take turns"
+
+
 def test_a_short_pause_pays_off_no_debt() -> None:
     backlog = Backlog()
     queue(backlog, "other", range(100))
