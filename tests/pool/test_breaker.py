@@ -142,6 +142,17 @@ def test_a_panic_is_not_prolonged_while_it_is_on_and_may_begin_again_after_it() 
     assert panic.is_on(NOW + PANIC_S + SICK_WINDOW_S)
 
 
+def test_a_panic_ends_when_what_they_share_is_seen_to_work_and_the_sick_are_counted_anew() -> None:
+    panic = Panic()
+    sicken(panic, 3, 3)
+    panic.end()
+    assert not panic.is_on(NOW)
+    sicken(panic, 2, 3)
+    assert not panic.is_on(NOW)
+    sicken(panic, 3, 3)
+    assert panic.is_on(NOW)
+
+
 def test_nobody_is_remembered_for_longer_than_the_window() -> None:
     panic = Panic()
     for number in range(1000):

@@ -191,6 +191,19 @@ def test_a_suspect_that_still_says_something_is_poisoned_and_not_hung() -> None:
     assert condemned.verdict is Verdict.POISONED
 
 
+def test_a_worker_is_mute_while_it_is_suspect_and_has_said_nothing_since() -> None:
+    bed = Bedside()
+    bed.lives(3.75)
+    assert not bed.health.is_mute, "silent, and not yet suspect"
+    bed.lives(0.25)
+    assert bed.health.is_mute
+    bed.health.heard(bed.now)
+    assert not bed.health.is_mute
+    bed.lives(4.0, BOTH)
+    assert bed.said == [Suspicion(DEAF), Clearance()]
+    assert not bed.health.is_mute
+
+
 def test_an_answer_or_a_miss_of_a_round_that_is_over_changes_nothing() -> None:
     bed = Bedside()
     bed.lives(4.0)

@@ -900,6 +900,29 @@ def test_turns_that_visibly_run_are_no_strikes_though_their_answers_are_lost() -
     assert desk.session.counters["strike"] == 0
 
 
+@pytest.mark.parametrize("answers", [0, 1, 2])
+def test_a_turn_that_cannot_begin_on_a_silent_worker_is_no_strike_but_the_workers_loss(answers: int) -> None:
+    desk = shaken()
+    sinks = [desk.runs(number, f"T{number}", answers=answers) for number in range(2)]
+    passes(desk, LIMITS.start_s)
+    assert [sink.outcome for sink in sinks] == [FaultKind.WORKER_LOST] * 2
+    assert desk.session.counters["strike"] == 0
+    assert verdict_of(desk) is None, "it is not said that nothing begins on it: it may have hung"
+    passes(desk, 60.0)
+    assert verdict_of(desk) is Verdict.HUNG
+
+
+def test_a_turn_that_falls_silent_with_its_worker_is_the_workers_loss_and_one_on_a_worker_that_talks_is_not() -> None:
+    for talks in (False, True):
+        desk = shaken()
+        sink = desk.runs(1, "A")
+        desk.says(delta("A", "a word"))
+        passes(desk, LIMITS.idle_s, talks=talks)
+        assert sink.outcome == (FaultKind.IDLE_TIMEOUT if talks else FaultKind.WORKER_LOST)
+        assert sink.ended is not None
+        assert sink.ended.trace is Trace.SPOKEN
+
+
 NONSENSE: dict[str, bytes] = {
     "garbage": b"\xff garbage\n",
     "too large": b"x" * (MAX_LINE_BYTES + 1) + b"\n",

@@ -764,6 +764,36 @@ def test_a_turn_whose_client_left_before_it_could_be_interrupted_need_not_run_el
     assert not talk.turn.is_untouched
 
 
+# --- on a worker that is silent altogether -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [opening, running, heard])
+@pytest.mark.parametrize("is_mute", [True, False])
+def test_a_turn_that_is_overdue_on_a_silent_worker_was_lost_by_the_worker(
+    stage: Callable[[], Talk], is_mute: bool
+) -> None:
+    talk = stage()
+    trace = talk.turn.trace
+    talk.turn.tick(talk.now + LIMITS.total_s, is_mute=is_mute)
+    assert talk.outcome == (FaultKind.WORKER_LOST if is_mute else FaultKind.TURN_TIMEOUT)
+    assert trace_of(talk) is trace
+
+
+def test_a_turn_that_is_not_overdue_waits_for_a_silent_worker() -> None:
+    talk = running()
+    talk.turn.tick(talk.now + LIMITS.first_event_s - 0.1, is_mute=True)
+    assert talk.outcome is None
+
+
+def test_a_fault_that_is_known_before_the_end_is_the_one_that_is_told() -> None:
+    talk = opening()
+    talk.turn.blame(GONE, talk.now)
+    talk.expired(Step.THREAD_START)
+    assert talk.sink.ended is not None
+    assert talk.sink.ended.fault == GONE
+    assert talk.turn.is_closed
+
+
 # --- stalls of ours ----------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ from scheduler.model import (
     Outcome,
     Overdue,
     Overrun,
+    Priority,
     QueuePolicy,
     Rejected,
     Shed,
@@ -60,6 +61,8 @@ LIMITS = TurnLimits(start_s=2.0, first_event_s=6.0, idle_s=4.0, total_s=20.0, in
 WORKERS = {"wide": 2, "narrow": 3}
 RETIRE = RetireLimits(max_turns=6, max_age_s=30.0, quarantine_s=5.0)
 POLICY = QueuePolicy(queue_max=4)
+CAPS = {"free": None, "capped": 1, "other": None}
+"""Tenants, and how many turns of theirs may run at once in a profile."""
 HEALED_S = PANIC_S + LIMITS.total_s + LIMITS.interrupt_s + 2 * CAP_S
 """When the faults have stopped, every seat is there and free again within this time."""
 FLOOD = 30_000
@@ -104,6 +107,7 @@ class Client:
     patience_s: float
     reading_s: float
     interval_s: float
+    deadline_s: float | None
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     called: list[ToolCall] = field(default_factory=list)
@@ -125,6 +129,7 @@ class Client:
             patience_s=rng.choice([0.05, 0.5, 3.0, 1000.0, 1000.0, 1000.0]),
             reading_s=5.0 if is_flood else rng.choice([0.0, 0.0, 0.3]),
             interval_s=rng.choice([0.0, 0.01, 0.2]),
+            deadline_s=rng.choice([None, None, None, 1.0, 6.0]),
         )
 
     def job(self, rng: random.Random) -> Job:
@@ -140,7 +145,19 @@ class Client:
         content = [{"type": "input_text", "text": f"{self.name} @@{json.dumps(script)}"}]
         tools = (ToolSpec("look", "Looks", {"type": "object"}),) if self.calls else ()
         turn = TurnRequest("gpt-5.5", "", ({"type": "message", "role": "user", "content": content},), tools)
-        return Job(self.name, rng.choice(["wide", "narrow"]), "tenant", turn, rng.choice([0.5, 5.0, 60.0]))
+        tenant = rng.choice(list(CAPS))
+        return Job(
+            self.name,
+            rng.choice(["wide", "narrow"]),
+            tenant,
+            turn,
+            rng.choice([0.5, 5.0, 60.0]),
+            weight=rng.choice([0.5, 1.0, 3.0]),
+            priority=rng.choice(list(Priority)),
+            deadline_s=self.deadline_s,
+            seats=CAPS[tenant],
+            queue_share=3,
+        )
 
     def check(self, *, attempts: int, is_cut_off: bool) -> None:
         """It has what was meant for it, nothing else, and one end that fits."""
@@ -170,16 +187,15 @@ class Client:
                 assert fault is not None
             case Expired() | Shed():
                 assert said == ""
-            case CrashesWorker():
-                assert attempts > 1
-            case Overrun():
-                assert self.reading_s > 1.0
-            case CutOff():
-                assert is_cut_off
-            case Abandoned():
-                assert self.patience_s < 1000.0
             case _:
-                raise AssertionError(f"{self.outcome} fits nothing that happened")
+                fits: dict[type, bool] = {
+                    CrashesWorker: attempts > 1,
+                    Overrun: self.reading_s > 1.0,
+                    Overdue: self.deadline_s is not None,
+                    CutOff: is_cut_off,
+                    Abandoned: self.patience_s < 1000.0,
+                }
+                assert fits[type(self.outcome)], self.outcome
 
 
 class Books(SchedulerObserver, PoolObserver):
@@ -192,18 +208,25 @@ class Books(SchedulerObserver, PoolObserver):
         self.boots = 0
         self.moves: Counter[WorkerState] = Counter()
         self.released: Counter[Lease] = Counter()
+        self.seated: dict[str, tuple[str, str]] = {}
         self.stalled_s = 0.0
 
     def turn_started(self, job: Job, lease: Lease, attempt: int, waited_s: float) -> None:
         assert attempt > 1 or waited_s < job.queue_budget_s
         assert attempt == self.started[job.id] + 1
         self.started[job.id] += 1
+        self.seated[job.id] = place = job.profile, job.tenant
+        assert list(self.seated.values()).count(place) <= (job.seats or CLIENTS)
+
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+        del self.seated[job.id]
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
         assert waited_s >= 0
         bound_s = LIMITS.total_s + LIMITS.interrupt_s + 2 * LIMITS.start_s
         assert 0 <= ran_s <= bound_s + self.stalled_s
         self.settled[job.id] += 1
+        self.seated.pop(job.id, None)
 
     def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState, reason: str) -> None:
         assert reason
@@ -354,8 +377,10 @@ class Simulation:
         self.pool._state.validate()
         scheduler._state.validate()
         for name, queue in scheduler._state._queues.items():
-            waits_for_any = queue.waiting - len(queue.blocked)
-            assert not (waits_for_any and queue.room(self.pool.free(name))), "somebody waits while a seat is free"
+            if queue.room(self.pool.free(name)) > 0:
+                places = [scheduler._state._tickets[ticket].place for ticket in set(queue.returned) - queue.blocked]
+                assert all(map(queue.backlog.is_capped, places)), "who lost its turn waits while a seat is free"
+                assert queue.backlog.head() is None, "somebody waits while a seat is free"
 
     def judge(self) -> None:
         """After the run: everybody has been told one thing, and nothing is left."""
@@ -393,7 +418,17 @@ def test_no_stall_of_ours_costs_a_worker_or_a_turn(seed: int, tmp_path: Path, mo
     for state in (WorkerState.SUSPECT, WorkerState.QUARANTINED):
         assert simulation.books.moves[state] == 0
     for client in simulation.clients:
-        assert word(client) in {"stop", "tool_calls", "rejected", "Expired", "Shed", "Abandoned", "Overrun", "CutOff"}
+        assert word(client) in {
+            "stop",
+            "tool_calls",
+            "rejected",
+            "Expired",
+            "Shed",
+            "Abandoned",
+            "Overrun",
+            "CutOff",
+            "Overdue",
+        }
 
 
 def word(client: Client) -> str:
