@@ -292,7 +292,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
-    commands = parser.add_subparsers(dest="command", metavar="scheduler")
+    commands = parser.add_subparsers(dest="command", metavar="[scheduler]")
     scheduler = commands.add_parser(
         "scheduler", description=bench_scheduler.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
