@@ -1,10 +1,11 @@
 """Requests per second through the service on the real CLI, beside the same turns driven straight over stdio.
 
     python -m loadtest.bench [--rounds 5] [--seconds 4] [--workers 2] [--concurrency 1 8]
+    python -m loadtest.bench scheduler [--quick] [--json FILE] [--real]
 
 Both sides get the same CLI, configuration, number of processes, prompts and stand-in model; rounds alternate between
 them, and the ratio is taken round by round, because a shared machine's speed drifts. Everything is on loopback and
-stops by itself.
+stops by itself. `scheduler` measures something else: see `loadtest.bench_scheduler`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import aiohttp
 import tomli_w
 import uvloop
 
+from loadtest import bench_scheduler
 from pool.binary import bundled_models, resolve
 from pool.home import Home, catalogue
 from pool.profile import Credentials, Profile
@@ -283,16 +285,27 @@ def _row(concurrency: int, pairs: list[tuple[Round, Round]]) -> str:
     return f"{concurrency} | {median(0)} | {median(1)} | {spread}"
 
 
-def main() -> None:
-    """The command."""
+def main() -> int:
+    """The command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
+    commands = parser.add_subparsers(dest="command", metavar="[scheduler]")
+    scheduler = commands.add_parser(
+        "scheduler", description=bench_scheduler.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    scheduler.add_argument("--quick", action="store_true", help="everything once and briefly, in less than a minute")
+    scheduler.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    scheduler.add_argument("--real", action="store_true", help="kill workers of the packaged CLI too")
+    arguments = parser.parse_args()
+    if arguments.command == "scheduler":
+        return bench_scheduler.run(is_quick=arguments.quick, is_real=arguments.real, json_file=arguments.json)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(parser.parse_args()))
+        runner.run(run(arguments))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""What one job costs: `python -m tests.scheduler.cost` prints microseconds of CPU for each number of jobs that wait.
+"""What one job costs the scheduler: microseconds of CPU with so many jobs waiting.
 
 Admission is `submit` with every seat taken, dispatch the start of whoever is next when a seat comes free, the end that
 of a turn; a refusal is a job turned away for its predicted wait. Observers hear nothing and seats cost little. The best
-of several rounds counts, without the collector of garbage.
+of several rounds counts, without the collector of garbage. `python -m loadtest.bench scheduler` prints it.
 """
 
 from __future__ import annotations
@@ -74,8 +74,16 @@ class Costs(NamedTuple):
     refusal: float
 
 
-async def costs(waiting: int) -> Costs:
-    """With so many jobs waiting."""
+def measure(waiting: int, rounds: int = ROUNDS) -> Costs:
+    """With so many jobs waiting, on a loop of its own."""
+    gc.disable()
+    try:
+        return asyncio.run(_costs(waiting, rounds))
+    finally:
+        gc.enable()
+
+
+async def _costs(waiting: int, rounds: int) -> Costs:
     seats = CheapSeats()
     scheduler = Scheduler(seats, {"main": POLICY})
     seats.spare = SEATS
@@ -98,11 +106,11 @@ async def costs(waiting: int) -> Costs:
         with contextlib.suppress(WaitTooLong):
             scheduler.submit(hopeless)
 
-    rounds = []
-    for _ in range(ROUNDS):
+    times = []
+    for _ in range(rounds):
         jobs = [a_job(next(numbers)) for _ in range(SEATS)]
-        rounds.append([timed(step) for step in (admit, end, dispatch, refuse)])
-    admission, ended, dispatched, refused = map(min, zip(*rounds, strict=True))
+        times.append([timed(step) for step in (admit, end, dispatch, refuse)])
+    admission, ended, dispatched, refused = map(min, zip(*times, strict=True))
     return Costs(admission, dispatched, ended, refused)
 
 
@@ -112,11 +120,3 @@ def timed(step: Callable[[], None]) -> float:
     for _ in range(SEATS):
         step()
     return (time.process_time() - began_at) / SEATS * 1e6
-
-
-if __name__ == "__main__":
-    gc.disable()
-    for waiting in (10, 100, 1000, 10_000):
-        row = asyncio.run(costs(waiting))
-        figures = ", ".join(f"{name} {value:.1f}" for name, value in row._asdict().items())
-        print(f"{waiting} waiting: {figures} us")  # noqa: T201 - its purpose
