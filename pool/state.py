@@ -74,6 +74,7 @@ class _Worker:
     leases: set[int] = field(default_factory=set)
     stuck: set[int] = field(default_factory=set)
     turns: int = 0
+    booted_at: float = 0.0
     max_turns: float = inf
     expires_at: float = inf
     ready_at: float | None = None
@@ -366,6 +367,7 @@ class PoolState:
         if worker.state is not _S.STARTING:
             return
         profile = pool.profile
+        worker.booted_at = now
         pool.panic.end()
         worker.max_turns = profile.retire.max_turns * (1 + TURNS_SPREAD * (2 * self._jitter() - 1))
         worker.expires_at = now + profile.retire.max_age_s * (1 - AGE_SPREAD * self._jitter())
@@ -565,9 +567,9 @@ class PoolState:
 
     def _admit(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
         self._move(pool, worker, _S.PROBATION, reason, now)
-        worker.deadline_at = now + pool.profile.probation_s
-        if pool.profile.probation_s == 0:
-            self._pass_probation(pool, worker, "there is no probation", now)
+        worker.deadline_at = worker.booted_at + pool.profile.probation_s
+        if now >= worker.deadline_at:  # a spare's wait was its probation
+            self._pass_probation(pool, worker, "its probation passed without a fault", now)
 
     def _pass_probation(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
         self._move(pool, worker, _S.READY, reason, now)

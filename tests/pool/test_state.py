@@ -302,6 +302,14 @@ def test_a_spare_takes_a_lost_workers_place_in_the_same_step() -> None:
     assert world.of(_S.SPARE) == [WorkerId("main", 0, 2)]
 
 
+def test_a_spare_that_has_waited_for_long_needs_no_probation() -> None:
+    for waited_s, seats in ((5.0, PROBATION_SEATS), (10.0, 8)):
+        world = World(1, 8, spares=1, probation_s=10.0)
+        world.tick(waited_s)
+        world.tell(Broken(WorkerId("main", 0, 1), "killed"))
+        assert world.free == seats
+
+
 def test_a_silent_or_outworn_spare_goes_at_once() -> None:
     for fault in (Suspected, Measured):
         world = World(1, spares=1)
@@ -763,6 +771,6 @@ def test_a_worker_has_a_story_while_it_lives() -> None:
     lease = world.lease()
     story = world.core.story(lease.worker).splitlines()
     assert story[0] == "1000.000 boots in 0.000 s"
-    assert story[-2:] == ["1000.000 ready: there is no probation", f"1000.000 lease {lease.id}"]
+    assert story[-2:] == ["1000.000 ready: its probation passed without a fault", f"1000.000 lease {lease.id}"]
     world.tell(Exited(lease.worker, "gone"))
     assert world.core.story(lease.worker) == ""

@@ -302,7 +302,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.limit_changed("default", 3)
     watching.ticket_settled(a_job(), Ended(TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 0, 5, 2))), 1.0, 2.0, 2)
     watching.ticket_settled(a_job(), Abandoned(), 3.0, 0.0, 0)
-    watching.worker_moved(WORKER, WorkerState.PROBATION, WorkerState.READY, "there is no probation")
+    watching.worker_moved(WORKER, WorkerState.PROBATION, WorkerState.READY, "its probation passed without a fault")
     watching.worker_moved(WORKER, WorkerState.READY, WorkerState.QUARANTINED, "its turns fail")
     watching.worker_moved(WORKER, WorkerState.QUARANTINED, WorkerState.STOPPING, "its time is over")
     watching.lease_released(LEASE)
