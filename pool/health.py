@@ -79,6 +79,7 @@ class Health:
         self._unanswered: set[Probe] = set()
         self._good_rounds = 0
         self._suspect_since: float | None = None
+        self._suspicion = ""
         self._heard_since = False
         self._unread_since: float | None = None
         self._struck_at: deque[float] = deque(maxlen=STRIKES)
@@ -134,7 +135,7 @@ class Health:
         self._suspect("it answers no probe" if is_deaf else "it answers no question about its threads", now)
 
     def began(self) -> None:
-        """A turn began, or has shown a sign: starts work."""
+        """A turn was taken on: starts work."""
         self._struck_at.clear()
 
     def struck(self, now: float) -> None:
@@ -184,7 +185,7 @@ class Health:
         """The probes to send now, and to report as `answered` or `missed`; the verdict, when its time has come."""
         since = self._suspect_since
         if since is not None and now - since >= self.limits.hung_s:
-            self._condemn(Verdict.HUNG if self.is_mute else Verdict.POISONED, "it answers no probe")
+            self._condemn(Verdict.HUNG if self.is_mute else Verdict.POISONED, self._suspicion)
         if self._unanswered:
             return ()
         wait_s = self.limits.idle_s if since is None else 0.0
@@ -199,6 +200,7 @@ class Health:
     def _suspect(self, reason: str, now: float) -> None:
         if self._suspect_since is None:
             self._suspect_since = now
+            self._suspicion = reason
             self._heard_since = False
             self._good_rounds = 0
             self._beliefs.append(Suspicion(reason))

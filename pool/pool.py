@@ -222,9 +222,10 @@ class Pool:
         worker = self._workers.get(worker_id)
         return worker.version if worker is not None else None
 
-    def is_ready(self) -> bool:
-        """Every profile that is not being removed has a worker in service."""
-        return all(any(row.workers[state] for state in IN_SERVICE) for row in self.snapshot() if row.size)
+    def is_ready(self, required: Collection[str]) -> bool:
+        """Each of these profiles has a worker in service."""
+        rows = (row for row in self.snapshot() if row.profile in required)
+        return all(any(row.workers[state] for state in IN_SERVICE) for row in rows)
 
     # --- inside ----------------------------------------------------------------------------------------------
 

@@ -54,9 +54,6 @@ class Overloaded(NamedTuple):
 Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Proved | Overloaded | Belief
 
 OPENING = frozenset({Step.THREAD_START, Step.INJECT_ITEMS, Step.TURN_START})
-ITS_OWN = frozenset({FaultKind.WORKER_REFUSED, FaultKind.PROTOCOL, FaultKind.FRAME_TOO_LARGE})
-"""Failures of a turn that speak against its worker."""
-
 _TOO_MANY = RpcError(dialect.OVERLOADED_CODE, "too many requests of ours are unanswered")
 
 
@@ -375,8 +372,8 @@ class Session:
         if turn.is_closed and self._turns.pop(lease_id, None) is not None:
             if turn.thread_id is not None:
                 self._by_thread.pop(turn.thread_id, None)
-            if turn.fault in ITS_OWN:
+            if turn.is_workers_fault:
                 self._health.failed()
-            elif turn.trace is Trace.SPOKEN:
+            elif turn.trace is Trace.SPOKEN or turn.has_completed:
                 self._health.succeeded()
             self._facts.append(TurnClosed(lease_id))

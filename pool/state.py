@@ -269,6 +269,7 @@ class PoolState:
     def handle(self, stimulus: Stimulus, now: float) -> tuple[Effect, ...]:
         """What has to be done now, in order."""
         effects = self._effects = []
+        self._forgive_stall(now)
         match stimulus:
             case Started():
                 self._on_started(now)
@@ -461,14 +462,21 @@ class PoolState:
             del self._pools[pool.profile.name]
 
     def _on_ticked(self, now: float) -> None:
-        late_s = now - self._ticked_at if self._ticked_at is not None else 0.0
         self._ticked_at = now
         for pool in list(self._pools.values()):
             for worker in list(pool.workers.values()):
-                if late_s > STALL_S and worker.deadline_at is not None:
-                    worker.deadline_at += late_s
                 self._look_at(pool, worker, now)
             self._relieve(pool, now)
+
+    def _forgive_stall(self, now: float) -> None:
+        """We were stopped: nobody is held to a deadline for it, and whatever begins now gets no more than its time."""
+        late_s = now - self._ticked_at if self._ticked_at is not None else 0.0
+        if late_s > STALL_S:
+            self._ticked_at = now
+            for pool in self._pools.values():
+                for worker in pool.workers.values():
+                    if worker.deadline_at is not None:
+                        worker.deadline_at += late_s
 
     def _look_at(self, pool: _Pool, worker: _Worker, now: float) -> None:
         """Hold one worker to its limits."""

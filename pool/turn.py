@@ -113,8 +113,9 @@ class Turn:
         "_turn_id",
         "_usage",
         "_verdict",
-        "fault",
+        "has_completed",
         "ignored_interrupt",
+        "is_workers_fault",
         "phase",
         "story",
         "thread_id",
@@ -125,8 +126,10 @@ class Turn:
         self.thread_id: str | None = None
         self.story = Story()
         self.ignored_interrupt = False
-        self.fault: FaultKind | None = None
-        """Why it failed, once it has."""
+        self.has_completed = False
+        """The worker has said that it ended, well or by the provider's fault."""
+        self.is_workers_fault = False
+        """It failed in a way that speaks against the worker, and not against what was asked of it."""
         self._request = request
         self._sink: TurnSink | None = sink
         self._limits = limits
@@ -223,6 +226,7 @@ class Turn:
             case Step.THREAD_START | Step.INJECT_ITEMS | Step.TURN_START:
                 overloaded = error.code == dialect.OVERLOADED_CODE
                 kind = FaultKind.WORKER_OVERLOADED if overloaded else FaultKind.WORKER_REFUSED
+                self.is_workers_fault = error.code == dialect.INTERNAL_CODE
                 self._end(TurnEnd(fault=Fault(kind, error.message)), now)
                 return self._close(now)
             case _:
@@ -357,6 +361,7 @@ class Turn:
         if self.phase not in (Phase.RUNNING, Phase.INTERRUPTING):
             return ()
         turn = note.turn
+        self.has_completed = True
         if self._verdict is not None:
             return self._close(now)
         if turn.status == "completed":
@@ -390,7 +395,7 @@ class Turn:
         sink, self._sink = self._sink, None
         if sink is not None:
             if end.fault is not None:
-                self.fault = end.fault.kind
+                self.is_workers_fault |= end.fault.kind in (FaultKind.PROTOCOL, FaultKind.FRAME_TOO_LARGE)
                 end = msgspec.structs.replace(end, trace=self.trace)
             self.story.tell(now, f"ended: {end.finish or (end.fault and end.fault.kind)}")
             sink.end(end)

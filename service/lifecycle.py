@@ -104,7 +104,8 @@ def http_runner(service: Service) -> Runner:
 async def _boot(service: Service, stop: asyncio.Event) -> None:
     """Wait until every profile has tried to boot. What can never work ends the start; what is slow does not."""
     boots = await _unless(stop, service.pool.first_boots())
-    final = [boot for boot in boots or () if boot.is_final]
+    profiles = service.current.settings.profiles
+    final = [boot for boot in boots or () if boot.is_final and profiles[boot.profile].required]
     if final:
         raise EnvironmentUnfit("; ".join(f"profile {boot.profile}: {boot.failure}" for boot in final))
 

@@ -201,6 +201,9 @@ class ProfileSettings(_Model):
     penalty_s: float = Field(
         600.0, ge=0, le=86400, description="How long a request that crashed two workers is refused. 0: not at all."
     )
+    required: bool = Field(
+        default=True, description="Without a worker of it the service is not ready; no for a canary."
+    )
     pass_env: tuple[str, ...] = Field((), description="Variables that workers get as they are, such as HTTPS_PROXY.")
     spares: int = Field(0, ge=0, le=16, description="More processes that are booted and wait to take another's place.")
     probation_s: float = Field(10.0, ge=0, le=3600, description="A new worker gets two turns at most for so long.")

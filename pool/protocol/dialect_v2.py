@@ -18,6 +18,7 @@ MINIMUM_VERSION = (0, 158, 0)
 """Older CLIs keep finished threads loaded, or cannot run without tools of their own."""
 
 OVERLOADED_CODE = -32001
+INTERNAL_CODE = -32603
 
 OPT_OUT = (
     "thread/started",

@@ -249,7 +249,10 @@ class _Answer:
         await self._write(response, chunks + _last_words(encoder, ticket.outcome))
 
     def _fingerprint(self, ticket: Ticket) -> str:
-        return f"fp_codex_{self._service.observability.versions.get(ticket.job.profile) or 'unknown'}"
+        """The CLI that answers: a profile that is being rolled may have two."""
+        version = self._service.pool.version(ticket.lease.worker) if ticket.lease is not None else None
+        version = version or self._service.observability.versions.get(ticket.job.profile)
+        return f"fp_codex_{version or 'unknown'}"
 
     def _note_first_text(self, ticket: Ticket) -> None:
         if self._first_text_s is None:

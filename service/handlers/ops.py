@@ -18,12 +18,17 @@ def _json(value: Any, status: int) -> web.Response:
 
 
 def readiness(service: Service) -> dict[str, Any]:
-    """Whether new work should be sent here, and why not: every profile needs a ready worker."""
+    """Whether new work should be sent here, and why not: every required profile needs a worker in service."""
     if service.scheduler.is_draining:
         return {"ready": False, "reason": "shutdown_in_progress"}
-    if service.pool.is_ready():
+    if _has_workers(service):
         return {"ready": True, "reason": "handshake_complete"}
     return {"ready": False, "reason": "worker_not_ready"}
+
+
+def _has_workers(service: Service) -> bool:
+    profiles = service.current.settings.profiles
+    return service.pool.is_ready([name for name, profile in profiles.items() if profile.required])
 
 
 def _liveness() -> dict[str, Any]:
@@ -36,7 +41,7 @@ def _workers(service: Service) -> dict[str, Any]:
     return {
         "enabled": True,
         "running": any(sum(row.workers.values()) for row in rows),
-        "ready": service.pool.is_ready(),
+        "ready": _has_workers(service),
         "shutdown_in_flight": service.scheduler.is_draining,
         "restarts_total": sum(max(0, row.boots - row.size) for row in rows),
         "last_exit": service.observability.last_exit,

@@ -648,7 +648,7 @@ def test_whose_fault_the_loss_of_a_worker_is_is_told_as_it_was_said() -> None:
         talk.turn.lose(fault, talk.now)
         assert talk.sink.ended is not None
         assert talk.sink.ended.fault == fault
-        assert talk.turn.fault is fault.kind
+        assert not talk.turn.is_workers_fault
 
 
 # --- what a turn that failed has left behind ---------------------------------------------------------------------

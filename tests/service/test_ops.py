@@ -173,6 +173,18 @@ async def test_a_profile_without_a_worker_makes_the_service_unready_and_no_other
         assert (refused.status, refused.code) == (503, "queue_timeout")
 
 
+async def test_a_profile_that_is_not_required_makes_nobody_unready(tmp_path: Path) -> None:
+    launcher = write_launcher(tmp_path / "old-codex", "--version-string", "0.100.0")
+    canary = {"codex_bin": launcher, "anonymous": True, "workers": 1, "required": False}
+    models = {"good": {"targets": [{"profile": "default", "weight": 1}, {"profile": "canary", "weight": 0}]}}
+    async with running_service(tmp_path, others={"canary": canary}, models=models) as api:
+        ready = await api.get("/readyz")
+        assert ready.status == 200
+        assert ready.json["worker_supervisor"]["profiles"]["canary"]["seats_free"] == 0
+        assert "too old" in ready.json["worker_supervisor"]["profiles"]["canary"]["last_failure"]
+        assert (await api.chat(model="good")).status == 200
+
+
 async def test_a_draining_service_is_alive_and_takes_nothing_new(api: RunningService) -> None:
     running = await api.begin(scripted(chunks=["tick "], repeat=50, interval_s=0.01))
     api.service.scheduler.drain()
