@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loadtest.fake_app_server import write_launcher
 from service.lifecycle import serve
 from tests.service.conftest import Log
 from tests.support.services import (
     ENVIRON,
     RunningService,
+    Stream,
     key,
     running_service,
     scripted,
@@ -96,6 +98,33 @@ async def test_workers_are_replaced_one_by_one_and_no_answer_is_lost(tmp_path: P
         assert log.of("configuration.reloaded")[0]["replaced"] == ["default"]
         assert api.counted("turns_total", profile="default", outcome="stop") == 8
         await api.until_at_rest()
+
+
+async def test_while_a_new_cli_rolls_in_each_answer_says_which_version_gave_it(tmp_path: Path) -> None:
+    newer = write_launcher(tmp_path / "newer", "--version-string", "0.169.0")
+    async with running_service(tmp_path, profile={"workers": 1}) as api:
+        assert (await api.chat()).json["system_fingerprint"] == "fp_codex_0.163.0"
+        running = await api.begin(A_WHILE)
+        await api.reload(profile={"workers": 1, "codex_bin": newer})
+        await until(lambda: api.counted("workers", profile="default", state="retiring") == 1)
+        assert (await api.chat()).json["system_fingerprint"] == "fp_codex_0.169.0"
+        said = Stream.of(await running.read())
+        assert {chunk["system_fingerprint"] for chunk in said.chunks} == {"fp_codex_0.163.0"}
+        assert said.is_done
+        await api.until_at_rest()
+
+
+async def test_a_new_cli_that_does_not_boot_leaves_the_old_one_in_service(tmp_path: Path) -> None:
+    broken = write_launcher(tmp_path / "broken", "--exit-at-once", "1")
+    async with running_service(tmp_path, profile={"workers": 2}) as api:
+        before = api.worker_pids()
+        await api.reload(profile={"workers": 2, "codex_bin": broken})
+        await until(lambda: api.counted("worker_boots_total", profile="default", result="failed") >= 2)
+        assert before <= api.worker_pids()
+        assert (await api.get("/readyz")).status == 200
+        assert [(await api.chat()).status for _ in range(4)] == [200] * 4
+        await api.reload(profile={"workers": 2})
+        await until(lambda: api.ready_workers == 2 and not before & api.worker_pids())
 
 
 async def test_a_profile_comes_and_goes_with_its_workers(tmp_path: Path) -> None:
