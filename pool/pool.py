@@ -148,7 +148,8 @@ class Pool:
         changed = frozenset(
             name for name, spec in specs.items() if name in self._specs and spec.launch != self._specs[name].launch
         )
-        self._specs = {**self._specs, **specs}  # a removed profile's last boot may still be under way
+        alive = {worker.profile for worker in self._workers}
+        self._specs = {name: spec for name, spec in self._specs.items() if name in alive} | dict(specs)
         self._profiles = {name: spec.profile for name, spec in specs.items()}
         for worker in self._workers.values():
             if (profile := self._profiles.get(worker.id.profile)) is not None:
