@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable
 
 FAILURES = 5
-WINDOW_S = 30.0
 TRIAL_S = 5.0
 """While the breaker is open one boot is tried in this time."""
 
 
 class Breaker:
-    """Opens after more than `FAILURES` starts have failed within `WINDOW_S`; a start that succeeds closes it."""
+    """Opens when more than `FAILURES` starts in a row have failed, however long each took; one success closes it."""
 
     def __init__(self) -> None:
-        self._failed_at: deque[float] = deque(maxlen=FAILURES + 1)
+        self._failures = 0
         self._tried_at = 0.0
         self.is_open = False
 
     def failed(self, now: float) -> None:
         """A start came to nothing."""
-        self._failed_at.append(now)
-        if not self.is_open and len(self._failed_at) > FAILURES and now - self._failed_at[0] <= WINDOW_S:
+        self._failures += 1
+        if not self.is_open and self._failures > FAILURES:
             self.is_open = True
             self._tried_at = now
 
     def succeeded(self) -> None:
         """A worker has proved that it can serve."""
         self.is_open = False
-        self._failed_at.clear()
+        self._failures = 0
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next start may be tried; 0 while the breaker is closed."""

@@ -87,7 +87,6 @@ class Health:
         self._failures = 0
         self._verdict: Verdict | None = None
         self.misses = 0
-        self.strikes = 0
 
     @property
     def is_mute(self) -> bool:
@@ -140,7 +139,6 @@ class Health:
 
     def struck(self, now: float) -> None:
         """A turn could not begin for want of an answer."""
-        self.strikes += 1
         self._struck_at.append(now)
         if len(self._struck_at) == STRIKES and now - self._struck_at[0] <= STRIKES_WITHIN_S:
             self._condemn(Verdict.POISONED, "turns cannot begin on it")

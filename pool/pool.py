@@ -39,6 +39,7 @@ from pool.stimuli import (
     Stimulus,
     Stop,
     Stopped,
+    Struck,
     Suspected,
     Ticked,
 )
@@ -263,7 +264,12 @@ class Pool:
             self._observer.frames_counted(counts)
 
     def _handle(self, stimulus: Stimulus) -> None:
-        for effect in self._state.handle(stimulus, self._now()):
+        try:
+            effects = self._state.handle(stimulus, self._now())
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug of ours must not cost every worker
+            self._observer.bug_found("the pool's core", error)
+            effects = self._state.spill()
+        for effect in effects:
             self._carry_out(effect)
 
     def _carry_out(self, effect: Effect) -> None:
@@ -330,6 +336,8 @@ class Pool:
                 self._inbox.put(Proved(worker_id))
             case session.Overloaded():
                 self._inbox.put(Overloaded(worker_id))
+            case session.Struck(reason):
+                self._inbox.put(Struck(worker_id, reason))
             case Suspicion(reason):
                 self._inbox.put(Suspected(worker_id, reason))
             case Clearance():

@@ -47,11 +47,17 @@ class Proved(NamedTuple):
     """A turn has begun to answer. Told once."""
 
 
+class Struck(NamedTuple):
+    """A turn could not begin, or failed by the worker's fault, and none has begun to answer yet."""
+
+    reason: str
+
+
 class Overloaded(NamedTuple):
     """A request was refused because there are too many."""
 
 
-Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Proved | Overloaded | Belief
+Fact = Handshaken | HandshakeFailed | TurnClosed | InterruptIgnored | Proved | Struck | Overloaded | Belief
 
 OPENING = frozenset({Step.THREAD_START, Step.INJECT_ITEMS, Step.TURN_START})
 _TOO_MANY = RpcError(dialect.OVERLOADED_CODE, "too many requests of ours are unanswered")
@@ -214,8 +220,7 @@ class Session:
             self._fail_thread(bytes(message.params)[:HEAD_BYTES], fault, now)
             return
         if note is None:
-            if message.method not in dialect.IGNORED:
-                self.counters["unknown"] += 1
+            self._on_other(message, now)
             return
         found = self._by_thread.get(note.thread_id)
         if found is None:
@@ -229,10 +234,18 @@ class Session:
         if calls:
             self._send(lease_id, turn, calls, now)
 
+    def _on_other(self, message: Notification, now: float) -> None:
+        """Something that nothing here reads; if it is about a turn, it is a sign of it."""
+        if message.method not in dialect.IGNORED:
+            self.counters["unknown"] += 1
+        found = self._by_thread.get(dialect.thread_of(bytes(message.params)[:HEAD_BYTES]) or "")
+        if found is not None:
+            found[1].progressed(now)
+
     def _on_answer(self, message: _Answer, now: float) -> None:
         token = message.token
         if not isinstance(token, _Token):
-            self._on_own_answer(token, message)
+            self._on_own_answer(token, message, now)
             return
         if isinstance(message, Refused) and message.error.code == dialect.OVERLOADED_CODE:
             self._facts.append(Overloaded())
@@ -275,12 +288,12 @@ class Session:
             deadline_at = now + self._health.limits.timeout_s
             self._output.append(self._connection.request(name, params, probe, deadline_at))
 
-    def _on_own_answer(self, token: _Own | Probe, message: _Answer) -> None:
+    def _on_own_answer(self, token: _Own | Probe, message: _Answer, now: float) -> None:
         if isinstance(token, Probe):
             if not message.late:
                 self._health.answered(token)
         elif token is _Own.HANDSHAKE and not message.late:
-            self._on_handshake(message)
+            self._on_handshake(message, now)
 
     def _on_own_expiry(self, token: _Own | Probe, now: float) -> None:
         if token is _Own.HANDSHAKE:
@@ -290,7 +303,7 @@ class Session:
             self._health.missed(token, now)
             self.counters["probe_missed"] += self._health.misses - misses
 
-    def _on_handshake(self, message: _Answer) -> None:
+    def _on_handshake(self, message: _Answer, now: float) -> None:
         if isinstance(message, Refused):
             self._facts.append(HandshakeFailed(f"initialize was refused: {message.error.message}"))
             return
@@ -300,6 +313,8 @@ class Session:
             self._facts.append(HandshakeFailed("initialize was answered with something else"))
             return
         self._is_open = True
+        self._health = Health(self._health.limits)  # what it said before it served is no evidence
+        self._health.heard(now)
         self._output.append(encode(dialect.INITIALIZED))
         self._facts.append(Handshaken(result.version, result.user_agent))
 
@@ -317,7 +332,12 @@ class Session:
         if token.step in OPENING and token.turn.has_ended and not had_ended and not is_mute:
             self.counters["strike"] += 1
             self._health.struck(now)
+            self._strike("a turn could not begin on it")
         self._send(token.lease_id, token.turn, calls, now)
+
+    def _strike(self, reason: str) -> None:
+        if not self._has_proved:
+            self._facts.append(Struck(reason))
 
     def _clean_up_after(self, token: _Token, message: _Answer, now: float) -> None:
         """A late answer may tell of a thread or a turn that nobody owns any more: end it."""
@@ -374,6 +394,7 @@ class Session:
                 self._by_thread.pop(turn.thread_id, None)
             if turn.is_workers_fault:
                 self._health.failed()
+                self._strike("a turn failed on it")
             elif turn.trace is Trace.SPOKEN or turn.has_completed:
                 self._health.succeeded()
             self._facts.append(TurnClosed(lease_id))

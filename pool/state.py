@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from math import ceil, inf
 from typing import NamedTuple, assert_never
 
@@ -43,6 +44,7 @@ from pool.stimuli import (
     Stimulus,
     Stop,
     Stopped,
+    Struck,
     Suspected,
     Ticked,
 )
@@ -51,6 +53,8 @@ from pool.worker_state import IN_SERVICE, TRANSITIONS, Verdict, WorkerId, Worker
 
 SPAWN_CONCURRENCY = 2
 """Boots at a time over all profiles: boots that overlap have been seen to hang."""
+ALONE = 4
+"""How many times as many may be on their way out when nobody serves: an outage is worse than memory."""
 PROBATION_SEATS = 2
 """What a bad deployment may burn."""
 PAUSE_S = 0.2
@@ -60,7 +64,9 @@ AGE_SPREAD = 0.1
 TURNS_SPREAD = 0.1
 
 _S = WorkerState
-_SICK = frozenset({_S.SUSPECT, _S.QUARANTINED})
+_GOING = frozenset({_S.SUSPECT, _S.QUARANTINED, _S.RETIRING})
+_USE = (_S.BACKOFF, _S.STARTING, _S.SPARE, _S.PROBATION, _S.READY)
+"""Who fills a place, the most dispensable first."""
 _GONE = frozenset({_S.STOPPING, _S.DEAD})
 
 
@@ -75,8 +81,8 @@ class _Worker:
     stuck: set[int] = field(default_factory=set)
     turns: int = 0
     booted_at: float = 0.0
-    max_turns: float = inf
-    expires_at: float = inf
+    jitter: tuple[float, float] = (0.0, 0.0)
+    """How much sooner or later than others it is worn by turns and by age, in [0, 1)."""
     ready_at: float | None = None
     deadline_at: float | None = None
     """When this state ends by itself."""
@@ -92,6 +98,8 @@ class _Worker:
     verdict: tuple[Verdict, str] | None = None
     """A verdict that waits for its turn."""
     is_condemned: bool = False
+    has_proved: bool = False
+    """A turn on it has begun to answer."""
     has_failed: bool = False
     story: Story = field(default_factory=Story)
 
@@ -116,13 +124,20 @@ class _Pool:
         return 0 if self.is_removed else self.profile.workers + self.profile.spares
 
     @property
+    def surge(self) -> int:
+        """How many more processes there may be while workers are replaced."""
+        return max(1, ceil(self.profile.surge * self.profile.workers))
+
+    @property
     def has_room(self) -> bool:
-        """One more process may be started. The sick do not keep others from booting, but there is an end to it."""
+        """One more process may be started. Those on their way out do not count among the others, within limits."""
         processes = [worker for worker in self.workers.values() if worker.state is not _S.BACKOFF]
-        sick = sum(worker.state in _SICK or worker.has_failed for worker in processes)
-        places = self.profile.workers + self.profile.spares
-        most = places + max(1, ceil(self.profile.surge * self.profile.workers))
-        return len(processes) - sick < most and len(processes) < most + places
+        most = self.profile.workers + self.profile.spares + self.surge
+        going = sum(worker.state in _GOING or worker.has_failed for worker in processes)
+        if len(processes) - going >= most:
+            return False
+        is_alone = not any(worker.state is _S.STARTING or worker.state in IN_SERVICE for worker in processes)
+        return going < (ALONE * most if is_alone else most)
 
     @property
     def serving(self) -> int:
@@ -240,6 +255,10 @@ class PoolState:
             )
         return out
 
+    def spill(self) -> tuple[Effect, ...]:
+        """What had been decided when a bug of ours ended a decision in the middle."""
+        return tuple(self._effects)
+
     def is_idle(self) -> bool:
         """No worker is left."""
         return not any(pool.workers for pool in self._pools.values())
@@ -299,7 +318,7 @@ class PoolState:
         starting = 0
         for pool in self._pools.values():
             if self._is_running:
-                assert sorted(pool.places) == list(range(pool.wanted))  # noqa: S101
+                assert len(pool.places) == pool.wanted  # noqa: S101
             free = seats = 0
             for worker in pool.workers.values():
                 starting += worker.state is _S.STARTING
@@ -335,7 +354,7 @@ class PoolState:
     def _on_worker(
         self,
         worker: _Worker,
-        stimulus: Booted | Proved | Suspected | Cleared | Condemned | Overloaded | Measured | Broken | Exited,
+        stimulus: Booted | Proved | Struck | Suspected | Cleared | Condemned | Overloaded | Measured | Broken | Exited,
         now: float,
     ) -> None:
         pool = self._pools[worker.id.profile]
@@ -344,9 +363,8 @@ class PoolState:
         match stimulus:
             case Booted():
                 self._on_booted(pool, worker, now)
-            case Proved():
-                if worker.state is _S.PROBATION:
-                    self._pass_probation(pool, worker, "a turn on it has begun to answer", now)
+            case Proved() | Struck():
+                self._on_trial(pool, worker, stimulus, now)
             case Suspected(_, reason):
                 self._on_suspected(pool, worker, reason, now)
             case Cleared():
@@ -370,13 +388,22 @@ class PoolState:
         profile = pool.profile
         worker.booted_at = now
         pool.panic.end()
-        worker.max_turns = profile.retire.max_turns * (1 + TURNS_SPREAD * (2 * self._jitter() - 1))
-        worker.expires_at = now + profile.retire.max_age_s * (1 - AGE_SPREAD * self._jitter())
+        worker.jitter = self._jitter(), self._jitter()
         if pool.serving >= profile.workers:
             self._move(pool, worker, _S.SPARE, "enough others serve", now)
             pool.breaker.succeeded()
         else:
             self._admit(pool, worker, "it answered initialize", now)
+
+    def _on_trial(self, pool: _Pool, worker: _Worker, stimulus: Proved | Struck, now: float) -> None:
+        """Who is on probation passes with the first answer, and fails with the first fault."""
+        worker.has_proved |= isinstance(stimulus, Proved)
+        if worker.state is not _S.PROBATION:
+            return
+        if isinstance(stimulus, Proved):
+            self._pass_probation(pool, worker, "a turn on it has begun to answer", now)
+        else:
+            self._on_condemned(pool, worker, Verdict.POISONED, stimulus.reason, now)
 
     def _on_suspected(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
         if worker.state is _S.SPARE:
@@ -498,13 +525,14 @@ class PoolState:
                 self._stop(pool, worker, worker.leaves_because, now)
 
     def _outworn(self, pool: _Pool, worker: _Worker, now: float) -> str:
+        limits, (by_turns, by_age) = pool.profile.retire, worker.jitter
         if worker.generation < pool.generation:
             return "its profile has changed"
-        if worker.turns >= worker.max_turns:
+        if worker.turns >= limits.max_turns * (1 + TURNS_SPREAD * (2 * by_turns - 1)):
             return "it has run its turns"
-        if now >= worker.expires_at:
+        if now - worker.booted_at >= limits.max_age_s * (1 - AGE_SPREAD * by_age):
             return "it is old"
-        return "it is too large" if worker.rss_bytes > pool.profile.retire.max_rss_bytes else ""
+        return "it is too large" if worker.rss_bytes > limits.max_rss_bytes else ""
 
     def _on_reconfigured(self, profiles: tuple[Profile, ...], changed: frozenset[str], now: float) -> None:
         for profile in profiles:
@@ -541,11 +569,14 @@ class PoolState:
         """As many places as are wanted, each of them filled."""
         if not self._is_running:
             return
-        for slot in range(pool.wanted):
+        for slot in count():
+            if len(pool.places) >= pool.wanted:
+                break
             if slot not in pool.places:
                 self._fill(pool, slot, now, failures=0, wait_s=0.0)
-        for slot in [slot for slot in pool.places if slot >= pool.wanted]:
-            worker = pool.places.pop(slot)
+        by_use = sorted(pool.places.values(), key=lambda worker: (_USE.index(worker.state), -worker.id.slot))
+        for worker in by_use[: len(pool.places) - pool.wanted]:
+            del pool.places[worker.id.slot]
             if worker.state in IN_SERVICE:
                 self._retire(pool, worker, "its place is not needed any more", now)
             else:
@@ -593,7 +624,8 @@ class PoolState:
             if pool.is_removed or ready + len(leaving) > pool.profile.workers:
                 self._retire(pool, worker, worker.outworn, now)
                 leaving = leaving[1:]
-        if not leaving and self._is_running:
+        retiring = sum(worker.state is _S.RETIRING for worker in pool.workers.values())
+        if not leaving and self._is_running and retiring < pool.surge:
             outworn = [w for w in pool.places.values() if w.outworn and w.state in IN_SERVICE]
             if outworn:
                 outworn[0].story.tell(now, f"to be replaced: {outworn[0].outworn}")
@@ -619,13 +651,22 @@ class PoolState:
             return
         worker.leaves_because = reason
         worker.deadline_at = now + pool.profile.retire.quarantine_s
-        self._replace(pool, worker, now)
+        pool.last_failure = reason
+        if not worker.has_proved:
+            pool.breaker.failed(now)
+        self._replace(pool, worker, now, failures=self._failures(worker, now))
         self._effects.append(Doubted(worker.id))
         self._stop_if_spent(pool, worker, now)
+
+    def _failures(self, worker: _Worker, now: float) -> int:
+        """How many in a row on this place have come to nothing, this one included; one that ran steadily has not."""
+        is_steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
+        return 0 if is_steady else worker.failures + 1
 
     def _retire(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
         limits = pool.profile.limits
         self._move(pool, worker, _S.RETIRING, reason, now)
+        worker.doubt, worker.verdict = "", None
         worker.leaves_because = reason
         worker.deadline_at = now + limits.total_s + limits.interrupt_s
         self._stop_if_spent(pool, worker, now)
@@ -657,11 +698,10 @@ class PoolState:
             return
         failures = 0
         if is_fault:
-            is_steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
-            failures = 0 if is_steady else worker.failures + 1
+            failures = self._failures(worker, now)
             worker.has_failed = True
             pool.last_failure = reason
-            if worker.ready_at is None:
+            if worker.ready_at is None and not worker.is_condemned:
                 pool.breaker.failed(now)
         self._move(pool, worker, _S.STOPPING, reason, now)
         worker.verdict = None

@@ -34,6 +34,13 @@ class Proved(NamedTuple):
     worker: WorkerId
 
 
+class Struck(NamedTuple):
+    """A turn could not begin on the worker, or failed by its fault: once is enough for one on probation."""
+
+    worker: WorkerId
+    reason: str
+
+
 class Suspected(NamedTuple):
     """The worker gives no sign of life; it may still come back."""
 
@@ -113,6 +120,7 @@ Stimulus = (
     Started
     | Booted
     | Proved
+    | Struck
     | Suspected
     | Cleared
     | Condemned

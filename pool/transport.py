@@ -140,11 +140,13 @@ class Child:
 
     @property
     def rss_bytes(self) -> int:
-        """The memory that it occupies, shared parts included; 0 when it is gone or the system does not tell."""
-        try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
-        except (OSError, IndexError, ValueError):
-            return 0
+        """The memory that it and its descendants occupy, shared parts included; 0 when the system does not tell."""
+        pages, family = 0, [str(self.pid)]
+        for pid in family:  # a wrapper has the CLI as its child
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                family += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return pages * resource.getpagesize()
 
     def write(self, data: bytes) -> None:
         """Write to its stdin; what cannot be written at once is buffered, what comes after its end is dropped."""

@@ -281,6 +281,10 @@ class Turn:
             case _:
                 assert_never(note)
 
+    def progressed(self, now: float) -> None:
+        """The worker has shown that it is at work on it."""
+        self._progress_at = now
+
     def interrupt(self, verdict: Finish, now: float) -> Calls:
         """End the turn early with `verdict` as its finish; does nothing when it is ending already."""
         if self._verdict is not None or self.is_ending:

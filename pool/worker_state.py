@@ -45,7 +45,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerState], str] = {
     (_S.SPARE, _S.STOPPING): "it is silent, too old or too large, its profile changed, or it ended",
     (_S.PROBATION, _S.READY): "a turn on it has begun to answer, or its probation passed without a fault",
     (_S.PROBATION, _S.SUSPECT): "it answers no probe",
-    (_S.PROBATION, _S.QUARANTINED): "a verdict: turns cannot begin on it, or its turns fail",
+    (_S.PROBATION, _S.QUARANTINED): "a turn could not begin on it or failed by its fault, or it talks nonsense",
     (_S.PROBATION, _S.RETIRING): "a successor serves",
     (_S.PROBATION, _S.STOPPING): _ENDED,
     (_S.READY, _S.SUSPECT): "it answers no probe, or reads nothing",

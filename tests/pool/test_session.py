@@ -841,6 +841,27 @@ def test_two_turns_that_cannot_begin_within_a_minute_poison_the_worker_and_it_is
     assert desk.session.counters["strike"] == 3
 
 
+def test_what_a_worker_says_before_it_serves_is_no_evidence() -> None:
+    desk, initialize = greeted()
+    desk.session.receive(b"a banner\nof two lines\n", desk.now)
+    desk.replies(initialize, {"userAgent": USER_AGENT})
+    assert desk.facts == [Handshaken((0, 163, 0), USER_AGENT)]
+    strikes(desk, 1)
+    strikes(desk, 2)
+    assert verdict_of(desk) is Verdict.POISONED
+
+
+def test_a_turn_of_which_anything_is_heard_is_not_silent() -> None:
+    desk = shaken()
+    sink = desk.runs(1, "A")
+    for _ in range(int(2 * LIMITS.first_event_s)):
+        desk.says(note("item/reasoning/textDelta", "A", delta="hm"))
+        desk.waits(1.0)
+    assert sink.outcome is None
+    desk.waits(LIMITS.first_event_s)
+    assert sink.outcome == FaultKind.WORKER_LOST
+
+
 def test_a_worker_on_which_nothing_could_begin_and_that_then_falls_silent_has_hung() -> None:
     desk = shaken()
     for number in range(2):

@@ -32,6 +32,7 @@ from pool.stimuli import (
     Stimulus,
     Stop,
     Stopped,
+    Struck,
     Suspected,
     Ticked,
 )
@@ -196,6 +197,7 @@ def test_workers_that_leave_with_long_turns_hold_back_further_replacements() -> 
     assert (len(world.of(_S.RETIRING)), len(world.of(_S.READY))) == (2, 4)
     world.tell(Released(leases[0]))
     world.bury()
+    world.tick(1.0)
     world.boot_all()
     assert len(world.of(_S.RETIRING)) == 2
 
@@ -438,6 +440,7 @@ def test_a_hung_worker_is_killed_and_its_turns_are_lost_with_it() -> None:
 
 def test_a_poisoned_worker_is_replaced_at_once_and_its_turns_run_on() -> None:
     world = World(1, 3)
+    world.tick(backoff.STEADY_S)
     lease, other = world.lease(), world.lease()
     effects = world.tell(Condemned(lease.worker, Verdict.POISONED, "turns cannot begin on it"))
     assert Doubted(lease.worker) in effects
@@ -473,6 +476,7 @@ def test_a_pause_of_ours_does_not_shorten_a_quarantine() -> None:
 
 def test_only_so_many_are_condemned_at_once_and_the_others_wait_out_of_service() -> None:
     world = World(4, 2, eject_max=0.34, surge=1.0)
+    world.tick(backoff.STEADY_S)
     leases = [world.lease() for _ in range(2)]
     for lease in leases:
         world.tell(Condemned(lease.worker, Verdict.POISONED, "turns cannot begin on it"))
@@ -497,6 +501,28 @@ def test_a_retiring_worker_that_hangs_is_killed() -> None:
     assert world.stops[-1].is_hung
 
 
+def test_a_worker_on_probation_is_condemned_by_its_first_fault_and_its_successors_wait_longer_and_longer() -> None:
+    world = World(1, 2, probation_s=10.0)
+    boots_before = world.row.boots
+    began = world.now
+    while world.now < began + 30.0:
+        for worker in world.of(_S.PROBATION):
+            world.tell(Struck(worker, "a turn could not begin on it"))
+            assert world.states[worker] is _S.STOPPING
+        world.bury()
+        world.boot_all()
+        world.tick()
+    assert world.row.is_broken
+    assert world.row.boots - boots_before <= 12
+
+
+def test_a_worker_that_has_answered_is_not_condemned_by_one_fault() -> None:
+    world = World(1, 2, probation_s=10.0)
+    worker = one(world.of(_S.PROBATION))
+    world.tell(Proved(worker))
+    assert world.tell(Struck(worker, "a turn failed on it")) == ()
+
+
 # --- panic -----------------------------------------------------------------------------------------------------
 
 
@@ -518,6 +544,24 @@ def test_when_more_than_half_look_sick_nobody_else_is_judged() -> None:
     world.bury()
     world.tick()
     assert {stop.worker for stop in world.stops} == set(workers[:2])
+
+
+def test_a_verdict_that_waits_is_void_once_its_worker_leaves() -> None:
+    world = World(4, 2, surge=1.0)
+    workers = world.of(_S.READY)
+    leases = [world.lease() for _ in range(4)]
+    for worker in workers:
+        world.tell(Suspected(worker, "silent"))
+        world.tell(Condemned(worker, Verdict.POISONED, "turns cannot begin on it"))
+    world.tell(Reconfigured((replace(world.profile, workers=1),), frozenset()))
+    assert world.of(_S.RETIRING)
+    world.tick(PANIC_S + 5.0)
+    for lease in leases:
+        world.tell(Released(lease))
+    world.bury()
+    world.boot_all()
+    world.tick(5.0)
+    assert len(world.of(_S.READY)) == 1
 
 
 def test_two_workers_that_are_silent_together_are_no_reason_to_panic() -> None:
@@ -555,11 +599,27 @@ def test_an_outworn_worker_serves_until_its_successor_does(retire: RetireLimits,
 
 
 def test_ages_and_turns_are_jittered() -> None:
-    early = World(1, retire=RetireLimits(max_age_s=100.0, max_turns=100), jitter=0.999)
-    late = World(1, retire=RetireLimits(max_age_s=100.0, max_turns=100), jitter=0.0)
-    limits = [world.core._pools["main"].places[0] for world in (early, late)]
-    assert [record.expires_at - NOW for record in limits] == [pytest.approx(90.0, abs=0.1), 100.0]
-    assert [record.max_turns for record in limits] == [pytest.approx(110.0, abs=0.1), 90.0]
+    for jitter, age_s, turns in ((0.999, 90.0, 110), (0.0, 100.0, 90)):
+        world = World(1, jitter=jitter, retire=RetireLimits(max_age_s=100.0))
+        world.tick(age_s - 1.0)
+        assert world.of(_S.STARTING) == []
+        world.tick(1.25)
+        assert len(world.of(_S.STARTING)) == 1
+        world = World(1, jitter=jitter, retire=RetireLimits(max_turns=100))
+        for _ in range(turns - 1):
+            world.tell(Released(world.lease()))
+        world.tick()
+        assert world.of(_S.STARTING) == []
+        world.tell(Released(world.lease()))
+        world.tick()
+        assert len(world.of(_S.STARTING)) == 1
+
+
+def test_limits_of_age_and_turns_apply_to_workers_that_run_already() -> None:
+    world = World(1, 2)
+    world.tick(5.0)
+    world.tell(Reconfigured((replace(world.profile, retire=RetireLimits(max_age_s=1.0)),), frozenset()))
+    assert len(world.of(_S.STARTING)) == 1
 
 
 def test_outworn_workers_are_replaced_one_at_a_time() -> None:
@@ -656,6 +716,30 @@ def test_workers_are_added_and_the_superfluous_retire() -> None:
     world.bury()
     assert world.free == 1
     assert world.row.workers[_S.READY] == sum(world.row.workers.values()) == 1
+
+
+def test_of_the_superfluous_those_go_first_that_do_not_serve() -> None:
+    world = World(4, 1)
+    for slot in (0, 1):
+        world.tell(Broken(WorkerId("main", slot, 1), "killed"))
+    world.tell(Reconfigured((replace(world.profile, workers=2),), frozenset()))
+    assert world.of(_S.READY) == [WorkerId("main", 2, 1), WorkerId("main", 3, 1)]
+    assert world.free == 2
+    world.bury()
+    world.tick(10.0)
+    assert sum(world.row.workers.values()) == 2
+
+
+def test_the_last_worker_is_replaced_however_many_are_on_their_way_out() -> None:
+    world = World(4, 1)
+    for _ in range(4):
+        world.lease()
+    world.tell(Reconfigured((replace(world.profile, workers=1),), frozenset()))
+    assert len(world.of(_S.RETIRING)) == 3
+    world.tell(Broken(one(world.of(_S.READY)), "killed"))
+    world.tick(1.0)
+    world.boot_all()
+    assert world.free == 1
 
 
 def test_a_removed_profile_lets_its_turns_end_and_is_gone() -> None:

@@ -38,6 +38,7 @@ from pool.stimuli import (
     Stimulus,
     Stop,
     Stopped,
+    Struck,
     Suspected,
     Ticked,
 )
@@ -297,6 +298,15 @@ class PoolMachine(RuleBasedStateMachine):
         process = self.pick(pick, WorkerState.SPARE, *IN_SERVICE, WorkerState.SUSPECT, *LEAVING)
         process.is_judged = True
         self.tell(Condemned(process.id, verdict, "it is condemned"))
+
+    @precondition(lambda self: self.of(*IN_SERVICE))
+    @rule(pick=picks)
+    def is_struck(self, pick: int) -> None:
+        process = self.pick(pick, *IN_SERVICE)
+        was_tried = process.state is WorkerState.PROBATION
+        process.is_judged |= was_tried
+        self.tell(Struck(process.id, "a turn could not begin on it"))
+        assert was_tried or process.state is WorkerState.READY
 
     @precondition(lambda self: self.of(*IN_SERVICE))
     @rule(pick=picks)

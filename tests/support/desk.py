@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pool.events import ToolSpec, TurnRequest
-from pool.session import Fact, Session, TurnClosed
+from pool.session import Fact, Session, Struck, TurnClosed
 from pool.turn import TurnLimits
 from tests.support.sinks import RecordingSink
 
@@ -44,6 +44,8 @@ class Desk:
         self.session = Session(LIMITS, "1.2.3")
         self.now = 1000.0
         self.facts: list[Fact] = []
+        self.strikes: list[Fact] = []
+        """Told of one that has not answered yet, besides the facts."""
         self.unanswered: list[Frame] = []
 
     def sent(self) -> list[Frame]:
@@ -112,4 +114,5 @@ class Desk:
         return sink
 
     def _note_facts(self) -> None:
-        self.facts += self.session.take_facts()
+        for fact in self.session.take_facts():
+            (self.strikes if isinstance(fact, Struck) else self.facts).append(fact)
