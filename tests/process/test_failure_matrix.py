@@ -358,7 +358,9 @@ async def test_a_worker_that_ignores_every_polite_request_is_killed_and_nobody_w
         changed_at = on.now
         profile = replace(on.real.profile, upstream_idle_s=77.0)
         on.pool.reconfigure(on.pool.specs([profile]))
-        assert (await on.moved(FIRST, WorkerState.RETIRING)).at - changed_at < SOON_S
+        retiring = await on.moved(FIRST, WorkerState.RETIRING)
+        assert retiring.at - changed_at < SOON_S
+        assert (await on.moved(FIRST._replace(epoch=2), WorkerState.READY)).at <= retiring.at
         await on.assert_whole("served", on.ask(text="served"), on=FIRST._replace(epoch=2))
         await on.assert_unharmed(company[FIRST], on=FIRST)
         stopping = await on.moved(FIRST, WorkerState.STOPPING)
