@@ -304,11 +304,13 @@ async def test_a_line_over_the_limit_fails_its_own_turn_and_no_other(stage: Stag
     async with stage() as on:
         company = await on.company()
         noise = on.ask(chunks=["before", " after"], big_line=33 * 2**20)
-        asked_at = on.now
-        victim = on.ask(text="x", messages=["y" * (33 * 2**20)], chunk_size=2**26)
-        assert await on.assert_cut(victim, "frame_too_large") == ""
-        assert on.watch.settled[victim.job.id] - asked_at < SOON_S
         await on.assert_whole("before after", noise)
+        assert on.counted("oversized") == 1
+        victim = on.ask(messages=["y" * (33 * 2**20)], chunk_size=2**26)
+        await until(lambda: on.counted("oversized") > 1)
+        skipped_at = on.now
+        assert await on.assert_cut(victim, "frame_too_large") == ""
+        assert on.watch.settled[victim.job.id] - skipped_at < AT_ONCE_S
         for worker, turns in company.items():
             await on.assert_unharmed(turns, on=worker)
         await on.until_at_rest()
