@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from scheduler.model import Priority
 
@@ -21,7 +21,7 @@ REMEMBERED = 256
 """Tenants without a job that are kept for what they owe, beside those that have one."""
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """What the backlog has to know of a ticket: `cost` is in tokens, `weight` its flow's share among others.
 
     `seats` is how many turns its tenant may have at once; None: no cap.
@@ -34,26 +34,24 @@ class Place(NamedTuple):
     seats: int | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Flow:
+class _Flow(msgspec.Struct, eq=False):
     """One tenant's tickets of one priority, oldest first, and the service they have had."""
 
     tenant: _Tenant
     served: float = 0.0
-    waiting: OrderedDict[int, Place] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[int, Place] = msgspec.field(default_factory=OrderedDict)
     weight: float = 0.0
     """Its part in the sum of those who wait."""
     entry: int = 0
     """The number of its valid entry in the order; older ones are stale."""
 
 
-@dataclass(slots=True, eq=False)
-class _Tenant:
+class _Tenant(msgspec.Struct, eq=False):
     name: str
     waiting: int = 0
     running: int = 0
-    flows: dict[Priority, _Flow] = field(default_factory=dict)
-    parked: dict[Priority, _Flow] = field(default_factory=dict)
+    flows: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
+    parked: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
     """Out of the order until one of its turns ends."""
 
 

@@ -189,9 +189,11 @@ class Scheduler:
         """Give the core one stimulus, with the seats of this moment, and carry out what it decides."""
         now = self._loop.time()
         match stimulus:
-            case Submitted(ticket_id, job):
-                stimulus = Submitted(ticket_id, job, self._seats.free(job.profile))
-            case SeatsFreed(profile) | Looked(profile):
+            case Submitted():
+                job = stimulus.job
+                stimulus = Submitted(stimulus.ticket, job, self._seats.free(job.profile))
+            case SeatsFreed() | Looked():
+                profile = stimulus.profile
                 if not self._state.has_waiting(profile):
                     return
                 self._state.see(profile, self._seats.outlook(profile))
@@ -203,22 +205,22 @@ class Scheduler:
     def _carry_out(self, effects: tuple[Effect, ...], now: float) -> None:
         for effect in effects:
             match effect:
-                case Start(ticket_id, attempt):
-                    self._start(self._tickets[ticket_id], attempt, now)
-                case Interrupt(lease):
-                    self._seats.interrupt(lease)
-                case Return(ticket_id, reason):
-                    self._return(self._tickets[ticket_id], reason)
-                case Settle(ticket_id, outcome):
-                    self._settle(self._tickets[ticket_id], outcome, now)
-                case Forget(ticket_id):
-                    del self._tickets[ticket_id]
-                case Look(profile):
-                    self._inbox.put(Looked(profile))
-                case Limited(profile, limit):
-                    self._observer.limit_changed(profile, limit)
-                case Closed(profile):
-                    self.on_queue_closed(profile)
+                case Start():
+                    self._start(self._tickets[effect.ticket], effect.attempt, now)
+                case Settle():
+                    self._settle(self._tickets[effect.ticket], effect.outcome, now)
+                case Forget():
+                    del self._tickets[effect.ticket]
+                case Look():
+                    self._inbox.put(Looked(effect.profile))
+                case Interrupt():
+                    self._seats.interrupt(effect.lease)
+                case Return():
+                    self._return(self._tickets[effect.ticket], effect.reason)
+                case Limited():
+                    self._observer.limit_changed(effect.profile, effect.limit)
+                case Closed():
+                    self.on_queue_closed(effect.profile)
                 case _:
                     assert_never(effect)
 

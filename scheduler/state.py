@@ -8,9 +8,10 @@ otherwise nobody's.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, assert_never
+
+import msgspec
 
 from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Trace, TurnEnd
@@ -104,14 +105,12 @@ TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
 )
 
 
-@dataclass(slots=True, eq=False)
-class _Attempt:
+class _Attempt(msgspec.Struct, eq=False):
     started_at: float
     lease: Lease | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Ticket:
+class _Ticket(msgspec.Struct, eq=False):
     id: int
     job: Job
     queue: ProfileQueue
@@ -123,13 +122,13 @@ class _Ticket:
     state: TicketState = TicketState.WAITING
     has_spoken: bool = False
     tries: int = 0
-    attempts: dict[int, _Attempt] = field(default_factory=dict)
+    attempts: dict[int, _Attempt] = msgspec.field(default_factory=dict)
     """Those that hold a seat, by number."""
     lost_with: TurnEnd | None = None
     lost_on: tuple[WorkerId, ...] = ()
     avoids_until: float = 0.0
     marks: int = 0
-    story: Story = field(default_factory=Story)
+    story: Story = msgspec.field(default_factory=Story)
 
 
 class QueueSnapshot(NamedTuple):
@@ -272,12 +271,12 @@ class SchedulerState:
         """What has to be done now, in order."""
         effects: list[Effect] = []
         match stimulus:
-            case Submitted(ticket_id, job, free):
-                self._on_submitted(ticket_id, job, free, now, effects)
-            case SeatsFreed(profile, free) | Looked(profile, free):
-                self._on_seats(profile, free, now, effects, is_news=isinstance(stimulus, SeatsFreed))
-            case TurnEnded(ticket_id, number, end):
-                self._on_turn_ended(ticket_id, number, end, now, effects)
+            case Submitted():
+                self._on_submitted(stimulus, now, effects)
+            case SeatsFreed() | Looked():
+                self._on_seats(stimulus, now, effects)
+            case TurnEnded():
+                self._on_turn_ended(stimulus, now, effects)
             case LeasesDoubted(leases):
                 self._on_doubted(leases, now, effects)
             case ClientLeft(ticket_id):
@@ -327,7 +326,8 @@ class SchedulerState:
 
     # --- stimuli ---------------------------------------------------------------------------------------------
 
-    def _on_submitted(self, ticket_id: int, job: Job, free: int, now: float, effects: list[Effect]) -> None:
+    def _on_submitted(self, told: Submitted, now: float, effects: list[Effect]) -> None:
+        ticket_id, job = told.ticket, told.job
         queue = self._queues[job.profile]
         deadline_at = now + job.deadline_s if job.deadline_s is not None else float("inf")
         expires_at = min(now + job.queue_budget_s, deadline_at)
@@ -338,18 +338,19 @@ class SchedulerState:
         queue.tickets += 1
         queue.push(ticket_id, ticket.place)
         self._set_alarm(ticket, now)
-        self._dispatch(queue, free, now, effects)
+        self._dispatch(queue, told.free, now, effects)
 
-    def _on_seats(self, profile: str, free: int, now: float, effects: list[Effect], *, is_news: bool) -> None:
-        queue = self._queues.get(profile)
+    def _on_seats(self, told: SeatsFreed | Looked, now: float, effects: list[Effect]) -> None:
+        queue = self._queues.get(told.profile)
         if queue is not None:
-            if is_news:
+            if isinstance(told, SeatsFreed):
                 queue.blocked.clear()
-            self._dispatch(queue, free, now, effects)
+            self._dispatch(queue, told.free, now, effects)
 
-    def _on_turn_ended(self, ticket_id: int, number: int, end: TurnEnd, now: float, effects: list[Effect]) -> None:
+    def _on_turn_ended(self, told: TurnEnded, now: float, effects: list[Effect]) -> None:
         """The end of the ticket's latest attempt decides its fate; that of an earlier one only frees its seat."""
-        ticket = self._tickets.get(ticket_id)
+        number, end = told.attempt, told.end
+        ticket = self._tickets.get(told.ticket)
         attempt = ticket.attempts.pop(number, None) if ticket is not None else None
         if ticket is None or attempt is None:
             return

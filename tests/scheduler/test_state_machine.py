@@ -191,11 +191,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         while self.inbox:
             each = self.inbox.popleft()
             if isinstance(each, Submitted):
-                each = each._replace(free=self.free(each.job.profile))
+                each = Submitted(each.ticket, each.job, self.free(each.job.profile))
             elif isinstance(each, SeatsFreed | Looked):
                 if self.core.knows(each.profile):
                     self.core.see(each.profile, self.outlook(each.profile))
-                each = each._replace(free=self.free(each.profile))
+                each = type(each)(each.profile, self.free(each.profile))
             self.carry_out(self.core.handle(each, self.now))
 
     def outlook(self, profile: str) -> Outlook:
