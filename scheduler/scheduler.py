@@ -30,7 +30,7 @@ from scheduler.stimulus import (
     Ticked,
     TurnEnded,
 )
-from scheduler.ticket import Ticket
+from scheduler.ticket import Callbacks, Ticket
 
 
 class Seats(Protocol):
@@ -72,6 +72,7 @@ class Scheduler:
         self._observer = observer or SchedulerObserver()
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, Ticket] = {}
+        self._callbacks = Callbacks(self._on_spoke, self._on_end, self._on_overflow, self._on_abandon)
         self._next_id = 1
         self._inbox = Inbox[Stimulus](self._handle)
         self._timer: asyncio.TimerHandle | None = None
@@ -105,15 +106,7 @@ class Scheduler:
             reason, rejection = refusal
             self._observer.job_rejected(job, reason)
             raise rejection
-        ticket = Ticket(
-            self._next_id,
-            job,
-            now,
-            on_spoke=self._on_spoke,
-            on_end=self._on_end,
-            on_overflow=self._on_overflow,
-            on_abandon=self._on_abandon,
-        )
+        ticket = Ticket(self._next_id, job, now, self._callbacks)
         self._next_id += 1
         self._tickets[ticket.id] = ticket
         self._idle.clear()
@@ -182,8 +175,6 @@ class Scheduler:
     def _apply(self, stimulus: Stimulus) -> None:
         if self._inbox.put(stimulus):
             self._set_timer()
-            if self._state.is_idle():
-                self._idle.set()
 
     def _handle(self, stimulus: Stimulus) -> None:
         """Give the core one stimulus, with the seats of this moment, and carry out what it decides."""
@@ -211,6 +202,8 @@ class Scheduler:
                     self._settle(self._tickets[effect.ticket], effect.outcome, now)
                 case Forget():
                     del self._tickets[effect.ticket]
+                    if not self._tickets:
+                        self._idle.set()
                 case Look():
                     self._inbox.put(Looked(effect.profile))
                 case Interrupt():

@@ -61,7 +61,7 @@ from scheduler.stimulus import (
     Ticked,
     TurnEnded,
 )
-from scheduler.ticket import Attempt, Ticket
+from scheduler.ticket import Attempt, Callbacks, Ticket
 from tests.support.examples import trying
 from tests.support.jobs import a_job
 
@@ -370,15 +370,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert refusal[1].retry_after_s > 0
             return
         number = next(self.ids)
-        real = Ticket(
-            number,
-            job,
-            self.now,
+        callbacks = Callbacks(
             on_spoke=lambda ticket: self.core.spoke(ticket.id),
             on_end=lambda *_: None,
             on_overflow=lambda _: None,
             on_abandon=lambda _: None,
         )
+        real = Ticket(number, job, self.now, callbacks)
         deadline_at = self.now + job.deadline_s if job.deadline_s is not None else float("inf")
         expires_at = min(self.now + job.queue_budget_s, deadline_at)
         self.clients[number] = Client(number, job, real, self.now, expires_at, deadline_at)
