@@ -139,7 +139,7 @@ class Backlog:
             self._enter(flow)
 
     def take(self, ticket: int) -> None:
-        """Give the `head` its turn, charged to its flow."""
+        """Give the `head` its turn, charged to its flow, whose entry is the first in the order."""
         flow = self._flows[ticket]
         place = flow.waiting[ticket]
         self._level = max(self._level, flow.served)
@@ -147,7 +147,11 @@ class Backlog:
         flow.tenant.running += 1
         flow.served += place.cost / place.weight
         if flow.waiting:
-            self._enter(flow)
+            self._entries += 1
+            flow.entry = self._entries
+            heapq.heapreplace(self._order, (flow.served, flow.entry, flow))
+        else:
+            heapq.heappop(self._order)
 
     def put_back(self, ticket: int, place: Place) -> None:
         """Undo a `take`: the ticket has its old place, and its flow its charge."""

@@ -185,8 +185,6 @@ class Scheduler:
                 stimulus = Submitted(stimulus.ticket, job, self._seats.free(job.profile))
             case SeatsFreed() | Looked():
                 profile = stimulus.profile
-                if not self._state.has_waiting(profile):
-                    return
                 self._state.see(profile, self._seats.outlook(profile))
                 stimulus = type(stimulus)(profile, self._seats.free(profile))
             case _:
