@@ -69,13 +69,15 @@ class Backlog:
         self._weight = 0.0
         """Of all flows that wait."""
 
-    def __len__(self) -> int:
-        return len(self._flows)
-
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._flows
 
     # --- questions -------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """How many tickets wait."""
+        return len(self._flows)
 
     def is_capped(self, place: Place) -> bool:
         """The tenant has as many turns as it may."""
@@ -192,7 +194,8 @@ class Backlog:
         tenant = self._tenants.get(place.tenant)
         if tenant is None:
             tenant = self._tenants[place.tenant] = _Tenant(place.tenant)
-        self._resting.pop(place.tenant, None)
+        elif not tenant.waiting and not tenant.running:
+            del self._resting[place.tenant]
         flow = tenant.flows.get(place.priority)
         if flow is None:
             flow = tenant.flows[place.priority] = _Flow(tenant, self._level)

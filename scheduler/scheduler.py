@@ -189,7 +189,9 @@ class Scheduler:
                 stimulus = type(stimulus)(profile, self._seats.free(profile))
             case _:
                 pass
-        self._carry_out(self._state.handle(stimulus, now), now)
+        effects = self._state.handle(stimulus, now)
+        if effects:
+            self._carry_out(effects, now)
 
     def _carry_out(self, effects: tuple[Effect, ...], now: float) -> None:
         for effect in effects:

@@ -26,28 +26,27 @@ class Callbacks(msgspec.Struct, frozen=True):
     on_abandon: Callable[[int], None]
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """Given to whoever submitted the job, who reads it to the end or abandons it.
 
     `outcome` is None until there is one; then it never changes. `lease` is the latest that a turn of the job had, and
     `attempts` how many it had. One reader only.
     """
 
-    def __init__(self, ticket_id: int, job: Job, now: float, callbacks: Callbacks) -> None:
-        self.id = ticket_id
-        self.job = job
-        self.outcome: Outcome | None = None
-        self.submitted_at = now
-        self.started_at: float | None = None
-        self.lease: Lease | None = None
-        self.attempts = 0
-        self._callbacks = callbacks
-        self._attempt: Attempt | None = None
-        self._has_spoken = False
-        self._events: list[TurnEvent] = []
-        self._buffered = 0
-        self._largest = 0
-        self._reader: asyncio.Future[None] | None = None
+    id: int
+    job: Job
+    submitted_at: float
+    _callbacks: Callbacks
+    outcome: Outcome | None = None
+    started_at: float | None = None
+    lease: Lease | None = None
+    attempts: int = 0
+    _attempt: Attempt | None = None
+    _has_spoken: bool = False
+    _events: list[TurnEvent] = []
+    _buffered: int = 0
+    _largest: int = 0
+    _reader: asyncio.Future[None] | None = None
 
     async def read(self) -> list[TurnEvent]:
         """All events that have come since the last call, in order; waits for the first. [] means: see `outcome`.
