@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
+
+import msgspec
 
 
 class Line(NamedTuple):
@@ -13,17 +14,17 @@ class Line(NamedTuple):
     what: str
 
 
-class Story:
-    """A ring of the last `limit` lines."""
+class Story(msgspec.Struct, eq=False):
+    """The last `limit` lines. Every turn has a story, and most are never read: making one costs next to nothing."""
 
-    __slots__ = ("_lines",)
-
-    def __init__(self, limit: int = 32) -> None:
-        self._lines: deque[tuple[float, str]] = deque(maxlen=limit)
+    limit: int = 32
+    _lines: list[tuple[float, str]] = []
 
     def tell(self, at: float, what: str) -> None:
         """Add one line."""
         self._lines.append((at, what))
+        if len(self._lines) > self.limit:
+            del self._lines[0]
 
     def lines(self) -> tuple[Line, ...]:
         """The lines kept, oldest first."""

@@ -38,6 +38,10 @@ class Alarms:
 
     def next_at(self) -> float | None:
         """The earliest time."""
-        while self._heap and self._times.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        heap = self._heap
+        while heap:
+            at, key = heap[0]
+            if self._times.get(key) == at:
+                return at
+            heapq.heappop(heap)
+        return None

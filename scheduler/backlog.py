@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from scheduler.model import Priority
 
@@ -21,7 +21,7 @@ REMEMBERED = 256
 """Tenants without a job that are kept for what they owe, beside those that have one."""
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """What the backlog has to know of a ticket: `cost` is in tokens, `weight` its flow's share among others.
 
     `seats` is how many turns its tenant may have at once; None: no cap.
@@ -34,26 +34,24 @@ class Place(NamedTuple):
     seats: int | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Flow:
+class _Flow(msgspec.Struct, eq=False):
     """One tenant's tickets of one priority, oldest first, and the service they have had."""
 
     tenant: _Tenant
     served: float = 0.0
-    waiting: OrderedDict[int, Place] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[int, Place] = msgspec.field(default_factory=OrderedDict)
     weight: float = 0.0
     """Its part in the sum of those who wait."""
     entry: int = 0
     """The number of its valid entry in the order; older ones are stale."""
 
 
-@dataclass(slots=True, eq=False)
-class _Tenant:
+class _Tenant(msgspec.Struct, eq=False):
     name: str
     waiting: int = 0
     running: int = 0
-    flows: dict[Priority, _Flow] = field(default_factory=dict)
-    parked: dict[Priority, _Flow] = field(default_factory=dict)
+    flows: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
+    parked: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
     """Out of the order until one of its turns ends."""
 
 
@@ -71,13 +69,15 @@ class Backlog:
         self._weight = 0.0
         """Of all flows that wait."""
 
-    def __len__(self) -> int:
-        return len(self._flows)
-
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._flows
 
     # --- questions -------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """How many tickets wait."""
+        return len(self._flows)
 
     def is_capped(self, place: Place) -> bool:
         """The tenant has as many turns as it may."""
@@ -141,7 +141,7 @@ class Backlog:
             self._enter(flow)
 
     def take(self, ticket: int) -> None:
-        """Give the `head` its turn, charged to its flow."""
+        """Give the `head` its turn, charged to its flow, whose entry is the first in the order."""
         flow = self._flows[ticket]
         place = flow.waiting[ticket]
         self._level = max(self._level, flow.served)
@@ -149,7 +149,11 @@ class Backlog:
         flow.tenant.running += 1
         flow.served += place.cost / place.weight
         if flow.waiting:
-            self._enter(flow)
+            self._entries += 1
+            flow.entry = self._entries
+            heapq.heapreplace(self._order, (flow.served, flow.entry, flow))
+        else:
+            heapq.heappop(self._order)
 
     def put_back(self, ticket: int, place: Place) -> None:
         """Undo a `take`: the ticket has its old place, and its flow its charge."""
@@ -190,7 +194,8 @@ class Backlog:
         tenant = self._tenants.get(place.tenant)
         if tenant is None:
             tenant = self._tenants[place.tenant] = _Tenant(place.tenant)
-        self._resting.pop(place.tenant, None)
+        elif not tenant.waiting and not tenant.running:
+            del self._resting[place.tenant]
         flow = tenant.flows.get(place.priority)
         if flow is None:
             flow = tenant.flows[place.priority] = _Flow(tenant, self._level)

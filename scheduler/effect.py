@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from pool.stimuli import Lease
 from scheduler.model import Outcome
 
 
-class Start(NamedTuple):
+class Start(msgspec.Struct, frozen=True):
     """Lease a seat on no worker that is `avoided` and begin this attempt; tell `started` at once."""
 
     ticket: int
     attempt: int
 
 
-class Interrupt(NamedTuple):
+class Interrupt(msgspec.Struct, frozen=True):
     """Ask for the end of this lease's turn."""
 
     lease: Lease
 
 
-class Return(NamedTuple):
+class Return(msgspec.Struct, frozen=True):
     """This ticket has lost its turn and waits for another: nobody hears any more of the one it had."""
 
     ticket: int
     reason: str
 
 
-class Settle(NamedTuple):
+class Settle(msgspec.Struct, frozen=True):
     """This ticket's outcome: told once."""
 
     ticket: int
     outcome: Outcome
 
 
-class Forget(NamedTuple):
+class Forget(msgspec.Struct, frozen=True):
     """This ticket is over, and so are its turns."""
 
     ticket: int
 
 
-class Look(NamedTuple):
+class Look(msgspec.Struct, frozen=True):
     """Tell with `Looked` how many seats are free: somebody may have become able to use one."""
 
     profile: str
 
 
-class Limited(NamedTuple):
+class Limited(msgspec.Struct, frozen=True):
     """At most so many turns of this profile run from now on."""
 
     profile: str
     limit: int | None
 
 
-class Closed(NamedTuple):
+class Closed(msgspec.Struct, frozen=True):
     """The queue of a profile that was removed is empty and gone."""
 
     profile: str

@@ -59,7 +59,7 @@ class ProfileQueue:
     @property
     def waiting(self) -> int:
         """Tickets that wait."""
-        return len(self.backlog) + len(self.returned)
+        return self.backlog.size + len(self.returned)
 
     @property
     def seats(self) -> int:
@@ -143,7 +143,7 @@ class ProfileQueue:
 
     def push(self, ticket: int, place: Place) -> None:
         """A new ticket waits."""
-        if not self.backlog:
+        if not self.backlog.size:
             self.codel.restart()
         self.backlog.push(ticket, place)
         self.retries.admitted()

@@ -30,7 +30,7 @@ from scheduler.stimulus import (
     Ticked,
     TurnEnded,
 )
-from scheduler.ticket import Ticket
+from scheduler.ticket import Callbacks, Ticket
 
 
 class Seats(Protocol):
@@ -72,6 +72,7 @@ class Scheduler:
         self._observer = observer or SchedulerObserver()
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, Ticket] = {}
+        self._callbacks = Callbacks(self._on_spoke, self._on_end, self._on_overflow, self._on_abandon)
         self._next_id = 1
         self._inbox = Inbox[Stimulus](self._handle)
         self._timer: asyncio.TimerHandle | None = None
@@ -105,15 +106,7 @@ class Scheduler:
             reason, rejection = refusal
             self._observer.job_rejected(job, reason)
             raise rejection
-        ticket = Ticket(
-            self._next_id,
-            job,
-            now,
-            on_spoke=self._on_spoke,
-            on_end=self._on_end,
-            on_overflow=self._on_overflow,
-            on_abandon=self._on_abandon,
-        )
+        ticket = Ticket(self._next_id, job, now, self._callbacks)
         self._next_id += 1
         self._tickets[ticket.id] = ticket
         self._idle.clear()
@@ -182,43 +175,45 @@ class Scheduler:
     def _apply(self, stimulus: Stimulus) -> None:
         if self._inbox.put(stimulus):
             self._set_timer()
-            if self._state.is_idle():
-                self._idle.set()
 
     def _handle(self, stimulus: Stimulus) -> None:
         """Give the core one stimulus, with the seats of this moment, and carry out what it decides."""
         now = self._loop.time()
         match stimulus:
-            case Submitted(ticket_id, job):
-                stimulus = Submitted(ticket_id, job, self._seats.free(job.profile))
-            case SeatsFreed(profile) | Looked(profile):
-                if not self._state.has_waiting(profile):
-                    return
+            case Submitted():
+                job = stimulus.job
+                stimulus = Submitted(stimulus.ticket, job, self._seats.free(job.profile))
+            case SeatsFreed() | Looked():
+                profile = stimulus.profile
                 self._state.see(profile, self._seats.outlook(profile))
                 stimulus = type(stimulus)(profile, self._seats.free(profile))
             case _:
                 pass
-        self._carry_out(self._state.handle(stimulus, now), now)
+        effects = self._state.handle(stimulus, now)
+        if effects:
+            self._carry_out(effects, now)
 
     def _carry_out(self, effects: tuple[Effect, ...], now: float) -> None:
         for effect in effects:
             match effect:
-                case Start(ticket_id, attempt):
-                    self._start(self._tickets[ticket_id], attempt, now)
-                case Interrupt(lease):
-                    self._seats.interrupt(lease)
-                case Return(ticket_id, reason):
-                    self._return(self._tickets[ticket_id], reason)
-                case Settle(ticket_id, outcome):
-                    self._settle(self._tickets[ticket_id], outcome, now)
-                case Forget(ticket_id):
-                    del self._tickets[ticket_id]
-                case Look(profile):
-                    self._inbox.put(Looked(profile))
-                case Limited(profile, limit):
-                    self._observer.limit_changed(profile, limit)
-                case Closed(profile):
-                    self.on_queue_closed(profile)
+                case Start():
+                    self._start(self._tickets[effect.ticket], effect.attempt, now)
+                case Settle():
+                    self._settle(self._tickets[effect.ticket], effect.outcome, now)
+                case Forget():
+                    del self._tickets[effect.ticket]
+                    if not self._tickets:
+                        self._idle.set()
+                case Look():
+                    self._inbox.put(Looked(effect.profile))
+                case Interrupt():
+                    self._seats.interrupt(effect.lease)
+                case Return():
+                    self._return(self._tickets[effect.ticket], effect.reason)
+                case Limited():
+                    self._observer.limit_changed(effect.profile, effect.limit)
+                case Closed():
+                    self.on_queue_closed(effect.profile)
                 case _:
                     assert_never(effect)
 

@@ -8,9 +8,10 @@ otherwise nobody's.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, assert_never
+
+import msgspec
 
 from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Trace, TurnEnd
@@ -62,6 +63,7 @@ AVOID_S = 1.0
 a worker that was overloaded this is time to recover, and where there is no other worker nothing is gained by more."""
 MARKS = 2
 """Crashes after which it is the request and not the worker."""
+NEVER = float("inf")
 NOT_READY_S = 1.0
 """When to ask again for a profile that is being removed."""
 
@@ -104,14 +106,12 @@ TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
 )
 
 
-@dataclass(slots=True, eq=False)
-class _Attempt:
+class _Attempt(msgspec.Struct, eq=False):
     started_at: float
     lease: Lease | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Ticket:
+class _Ticket(msgspec.Struct, eq=False):
     id: int
     job: Job
     queue: ProfileQueue
@@ -123,13 +123,13 @@ class _Ticket:
     state: TicketState = TicketState.WAITING
     has_spoken: bool = False
     tries: int = 0
-    attempts: dict[int, _Attempt] = field(default_factory=dict)
+    attempts: dict[int, _Attempt] = msgspec.field(default_factory=dict)
     """Those that hold a seat, by number."""
     lost_with: TurnEnd | None = None
     lost_on: tuple[WorkerId, ...] = ()
     avoids_until: float = 0.0
     marks: int = 0
-    story: Story = field(default_factory=Story)
+    story: Story = msgspec.field(default_factory=Story)
 
 
 class QueueSnapshot(NamedTuple):
@@ -181,7 +181,8 @@ class SchedulerState:
 
     def has_waiting(self, profile: str) -> bool:
         """Somebody waits for a seat of this profile."""
-        return profile in self._queues and self._queues[profile].waiting > 0
+        queue = self._queues.get(profile)
+        return queue is not None and queue.waiting > 0
 
     def starts_at_once(self, job: Job, free: int) -> bool:
         """There is a seat for this job."""
@@ -243,7 +244,9 @@ class SchedulerState:
 
     def see(self, profile: str, outlook: Outlook) -> None:
         """What the profile has to offer now."""
-        self._queues[profile].see(outlook)
+        queue = self._queues.get(profile)
+        if queue is not None:
+            queue.see(outlook)
 
     def spoke(self, ticket_id: int) -> None:
         """The ticket's client has been told something: from now on there is no second attempt."""
@@ -261,7 +264,7 @@ class SchedulerState:
         del ticket.attempts[ticket.tries]
         ticket.tries -= 1
         self._move(ticket, TicketState.WAITING, now)
-        self._set_alarm(ticket, now)
+        self._bound_wait(ticket, now)
         was_returned = ticket.lost_with is not None
         ticket.queue.never_began(ticket_id, ticket.place, was_returned=was_returned)
         return (Look(ticket.job.profile),) if was_returned else ()
@@ -272,12 +275,12 @@ class SchedulerState:
         """What has to be done now, in order."""
         effects: list[Effect] = []
         match stimulus:
-            case Submitted(ticket_id, job, free):
-                self._on_submitted(ticket_id, job, free, now, effects)
-            case SeatsFreed(profile, free) | Looked(profile, free):
-                self._on_seats(profile, free, now, effects, is_news=isinstance(stimulus, SeatsFreed))
-            case TurnEnded(ticket_id, number, end):
-                self._on_turn_ended(ticket_id, number, end, now, effects)
+            case Submitted():
+                self._on_submitted(stimulus, now, effects)
+            case SeatsFreed() | Looked():
+                self._on_seats(stimulus, now, effects)
+            case TurnEnded():
+                self._on_turn_ended(stimulus, now, effects)
             case LeasesDoubted(leases):
                 self._on_doubted(leases, now, effects)
             case ClientLeft(ticket_id):
@@ -327,9 +330,10 @@ class SchedulerState:
 
     # --- stimuli ---------------------------------------------------------------------------------------------
 
-    def _on_submitted(self, ticket_id: int, job: Job, free: int, now: float, effects: list[Effect]) -> None:
+    def _on_submitted(self, told: Submitted, now: float, effects: list[Effect]) -> None:
+        ticket_id, job = told.ticket, told.job
         queue = self._queues[job.profile]
-        deadline_at = now + job.deadline_s if job.deadline_s is not None else float("inf")
+        deadline_at = now + job.deadline_s if job.deadline_s is not None else NEVER
         expires_at = min(now + job.queue_budget_s, deadline_at)
         ticket = _Ticket(ticket_id, job, queue, queue.place(job), now, expires_at, deadline_at)
         ticket.story.tell(now, "submitted")
@@ -337,19 +341,20 @@ class SchedulerState:
         self._held += job.size
         queue.tickets += 1
         queue.push(ticket_id, ticket.place)
-        self._set_alarm(ticket, now)
-        self._dispatch(queue, free, now, effects)
+        self._alarms.set(ticket_id, expires_at)
+        self._dispatch(queue, told.free, now, effects)
 
-    def _on_seats(self, profile: str, free: int, now: float, effects: list[Effect], *, is_news: bool) -> None:
-        queue = self._queues.get(profile)
+    def _on_seats(self, told: SeatsFreed | Looked, now: float, effects: list[Effect]) -> None:
+        queue = self._queues.get(told.profile)
         if queue is not None:
-            if is_news:
+            if isinstance(told, SeatsFreed):
                 queue.blocked.clear()
-            self._dispatch(queue, free, now, effects)
+            self._dispatch(queue, told.free, now, effects)
 
-    def _on_turn_ended(self, ticket_id: int, number: int, end: TurnEnd, now: float, effects: list[Effect]) -> None:
+    def _on_turn_ended(self, told: TurnEnded, now: float, effects: list[Effect]) -> None:
         """The end of the ticket's latest attempt decides its fate; that of an earlier one only frees its seat."""
-        ticket = self._tickets.get(ticket_id)
+        number, end = told.attempt, told.end
+        ticket = self._tickets.get(told.ticket)
         attempt = ticket.attempts.pop(number, None) if ticket is not None else None
         if ticket is None or attempt is None:
             return
@@ -451,7 +456,7 @@ class SchedulerState:
         ticket.tries += 1
         ticket.attempts[ticket.tries] = _Attempt(now)
         ticket.queue.began(now)
-        self._set_alarm(ticket, now)
+        self._alarms.set(ticket.id, ticket.deadline_at if ticket.deadline_at != NEVER else None)
         effects.append(Start(ticket.id, ticket.tries))
 
     def _may_return(self, ticket: _Ticket, end: TurnEnd, now: float) -> bool:
@@ -474,7 +479,7 @@ class SchedulerState:
         ticket.avoids_until = now + AVOID_S
         ticket.expires_at = min(now + ticket.job.queue_budget_s, ticket.deadline_at)
         ticket.queue.push_returned(ticket.id)
-        self._set_alarm(ticket, now)
+        self._bound_wait(ticket, now)
         reason = "quarantined" if end is QUARANTINED else str(end.fault and end.fault.kind)
         effects.append(Return(ticket.id, reason))
 
@@ -490,16 +495,13 @@ class SchedulerState:
                 self._settle(ticket, Ended(ticket.lost_with) if ticket.lost_with else expired, now, effects)
             else:  # any worker will do from now on
                 ticket.queue.blocked.discard(ticket_id)
-                self._set_alarm(ticket, now)
+                self._bound_wait(ticket, now)
                 effects.append(Look(ticket.job.profile))
 
-    def _set_alarm(self, ticket: _Ticket, now: float) -> None:
-        at: float | None = None
-        if ticket.state is TicketState.WAITING:
-            at = ticket.expires_at if now >= ticket.avoids_until else min(ticket.expires_at, ticket.avoids_until)
-        elif ticket.state is TicketState.RUNNING and ticket.deadline_at != float("inf"):
-            at = ticket.deadline_at
-        self._alarms.set(ticket.id, at)
+    def _bound_wait(self, ticket: _Ticket, now: float) -> None:
+        """Look at a ticket that has lost a turn when it may go anywhere, and when it waits no longer."""
+        avoids = now < ticket.avoids_until
+        self._alarms.set(ticket.id, min(ticket.expires_at, ticket.avoids_until) if avoids else ticket.expires_at)
 
     def _note_limit(self, queue: ProfileQueue, effects: list[Effect]) -> None:
         limit = queue.limit.now
@@ -512,13 +514,13 @@ class SchedulerState:
         effects.append(Settle(ticket.id, outcome))
         if ticket.attempts:
             self._move(ticket, TicketState.ENDING, now)
-            self._set_alarm(ticket, now)
+            self._alarms.set(ticket.id, None)
         else:
             self._forget(ticket, now, effects)
 
     def _forget(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:
         self._move(ticket, TicketState.OVER, now)
-        self._set_alarm(ticket, now)
+        self._alarms.set(ticket.id, None)
         del self._tickets[ticket.id]
         self._held -= ticket.job.size
         ticket.queue.tickets -= 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from pool.events import TurnEnd
 from pool.stimuli import Lease
 from scheduler.model import Job, QueuePolicy
 
 
-class Submitted(NamedTuple):
+class Submitted(msgspec.Struct, frozen=True):
     """A job was admitted; `free` is the number of free seats of its profile at the moment of handling."""
 
     ticket: int
@@ -18,21 +19,21 @@ class Submitted(NamedTuple):
     free: int = 0
 
 
-class SeatsFreed(NamedTuple):
+class SeatsFreed(msgspec.Struct, frozen=True):
     """The pool has seats for this profile that it did not have before; `free` as above."""
 
     profile: str
     free: int = 0
 
 
-class Looked(NamedTuple):
+class Looked(msgspec.Struct, frozen=True):
     """So many seats are free, as the core has asked."""
 
     profile: str
     free: int = 0
 
 
-class TurnEnded(NamedTuple):
+class TurnEnded(msgspec.Struct, frozen=True):
     """An attempt of a ticket has come to its end."""
 
     ticket: int
@@ -40,43 +41,43 @@ class TurnEnded(NamedTuple):
     end: TurnEnd
 
 
-class LeasesDoubted(NamedTuple):
+class LeasesDoubted(msgspec.Struct, frozen=True):
     """The worker of these leases is in quarantine."""
 
     leases: tuple[Lease, ...]
 
 
-class ClientLeft(NamedTuple):
+class ClientLeft(msgspec.Struct, frozen=True):
     """Nobody waits for this ticket any more."""
 
     ticket: int
 
 
-class BufferFilled(NamedTuple):
+class BufferFilled(msgspec.Struct, frozen=True):
     """This ticket's client does not keep up."""
 
     ticket: int
 
 
-class Ticked(NamedTuple):
+class Ticked(msgspec.Struct, frozen=True):
     """Time has passed."""
 
 
-class LimitSet(NamedTuple):
+class LimitSet(msgspec.Struct, frozen=True):
     """Somebody limits the seats of this profile; None: no more."""
 
     profile: str
     limit: int | None
 
 
-class Reconfigured(NamedTuple):
+class Reconfigured(msgspec.Struct, frozen=True):
     """These are the profiles and rules from now on."""
 
     policies: Mapping[str, QueuePolicy]
     max_held: int | None
 
 
-class CutOffReached(NamedTuple):
+class CutOffReached(msgspec.Struct, frozen=True):
     """The time to drain is over."""
 
 

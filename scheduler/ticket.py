@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from pool.events import ToolCall, TurnEnd, TurnEvent
 from pool.stimuli import Lease
 from scheduler.model import Job, Outcome
@@ -15,41 +17,36 @@ piece: one delta of any size is no sign of a slow reader."""
 EVENT_OVERHEAD_BYTES = 64
 
 
-class Ticket:
+class Callbacks(msgspec.Struct, frozen=True):
+    """Whom tickets tell what becomes of them: the same for all tickets of a scheduler."""
+
+    on_spoke: Callable[[Ticket], None]
+    on_end: Callable[[int, int, TurnEnd], None]
+    on_overflow: Callable[[int], None]
+    on_abandon: Callable[[int], None]
+
+
+class Ticket(msgspec.Struct, eq=False):
     """Given to whoever submitted the job, who reads it to the end or abandons it.
 
     `outcome` is None until there is one; then it never changes. `lease` is the latest that a turn of the job had, and
     `attempts` how many it had. One reader only.
     """
 
-    def __init__(
-        self,
-        ticket_id: int,
-        job: Job,
-        now: float,
-        *,
-        on_spoke: Callable[[Ticket], None],
-        on_end: Callable[[int, int, TurnEnd], None],
-        on_overflow: Callable[[int], None],
-        on_abandon: Callable[[int], None],
-    ) -> None:
-        self.id = ticket_id
-        self.job = job
-        self.outcome: Outcome | None = None
-        self.submitted_at = now
-        self.started_at: float | None = None
-        self.lease: Lease | None = None
-        self.attempts = 0
-        self._on_spoke = on_spoke
-        self._on_end = on_end
-        self._on_overflow = on_overflow
-        self._on_abandon = on_abandon
-        self._attempt: Attempt | None = None
-        self._has_spoken = False
-        self._events: list[TurnEvent] = []
-        self._buffered = 0
-        self._largest = 0
-        self._reader: asyncio.Future[None] | None = None
+    id: int
+    job: Job
+    submitted_at: float
+    _callbacks: Callbacks
+    outcome: Outcome | None = None
+    started_at: float | None = None
+    lease: Lease | None = None
+    attempts: int = 0
+    _attempt: Attempt | None = None
+    _has_spoken: bool = False
+    _events: list[TurnEvent] = []
+    _buffered: int = 0
+    _largest: int = 0
+    _reader: asyncio.Future[None] | None = None
 
     async def read(self) -> list[TurnEvent]:
         """All events that have come since the last call, in order; waits for the first. [] means: see `outcome`.
@@ -68,7 +65,7 @@ class Ticket:
 
     def abandon(self) -> None:
         """Nobody will read on: a waiting job is dropped, a running turn interrupted. Harmless once it is over."""
-        self._on_abandon(self.id)
+        self._callbacks.on_abandon(self.id)
 
     # --- the scheduler's side --------------------------------------------------------------------------------
 
@@ -89,17 +86,17 @@ class Ticket:
         self._events.append(event)
         if not self._has_spoken:
             self._has_spoken = True
-            self._on_spoke(self)
+            self._callbacks.on_spoke(self)
         size = EVENT_OVERHEAD_BYTES + _size(event)
         self._buffered += size
         self._largest = max(self._largest, size)
         if self._buffered - self._largest > BUFFER_BYTES:
-            self._on_overflow(self.id)
+            self._callbacks.on_overflow(self.id)
         self._wake()
 
     def end(self, number: int, end: TurnEnd) -> None:
         """The end of one turn."""
-        self._on_end(self.id, number, end)
+        self._callbacks.on_end(self.id, number, end)
 
     def settle(self, outcome: Outcome) -> None:
         """The ticket's outcome."""
@@ -112,14 +109,11 @@ class Ticket:
             self._reader.set_result(None)
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One turn's way to its ticket (a TurnSink): a turn that was lost must not write into the next one's answer."""
 
-    __slots__ = ("_number", "_ticket")
-
-    def __init__(self, ticket: Ticket, number: int) -> None:
-        self._ticket = ticket
-        self._number = number
+    _ticket: Ticket
+    _number: int
 
     def push(self, event: TurnEvent) -> None:
         """The turn's next event."""

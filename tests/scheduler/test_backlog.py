@@ -81,7 +81,7 @@ class BacklogMachine(RuleBasedStateMachine):
     @invariant()
     def what_can_be_asked_agrees(self) -> None:
         tickets = [one.ticket for one in self.waiting]
-        assert len(self.real) == len(tickets)
+        assert self.real.size == len(tickets)
         assert all(ticket in self.real for ticket in tickets)
         assert 0 not in self.real
         assert self.real.oldest() == min(tickets, default=None)

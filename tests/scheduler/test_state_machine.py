@@ -61,7 +61,7 @@ from scheduler.stimulus import (
     Ticked,
     TurnEnded,
 )
-from scheduler.ticket import Attempt, Ticket
+from scheduler.ticket import Attempt, Callbacks, Ticket
 from tests.support.examples import trying
 from tests.support.jobs import a_job
 
@@ -191,11 +191,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         while self.inbox:
             each = self.inbox.popleft()
             if isinstance(each, Submitted):
-                each = each._replace(free=self.free(each.job.profile))
+                each = Submitted(each.ticket, each.job, self.free(each.job.profile))
             elif isinstance(each, SeatsFreed | Looked):
                 if self.core.knows(each.profile):
                     self.core.see(each.profile, self.outlook(each.profile))
-                each = each._replace(free=self.free(each.profile))
+                each = type(each)(each.profile, self.free(each.profile))
             self.carry_out(self.core.handle(each, self.now))
 
     def outlook(self, profile: str) -> Outlook:
@@ -370,15 +370,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert refusal[1].retry_after_s > 0
             return
         number = next(self.ids)
-        real = Ticket(
-            number,
-            job,
-            self.now,
+        callbacks = Callbacks(
             on_spoke=lambda ticket: self.core.spoke(ticket.id),
             on_end=lambda *_: None,
             on_overflow=lambda _: None,
             on_abandon=lambda _: None,
         )
+        real = Ticket(number, job, self.now, callbacks)
         deadline_at = self.now + job.deadline_s if job.deadline_s is not None else float("inf")
         expires_at = min(self.now + job.queue_budget_s, deadline_at)
         self.clients[number] = Client(number, job, real, self.now, expires_at, deadline_at)

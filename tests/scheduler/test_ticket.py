@@ -7,7 +7,7 @@ import pytest
 
 from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
 from scheduler.model import Abandoned, Ended, Job, Overrun
-from scheduler.ticket import BUFFER_BYTES, EVENT_OVERHEAD_BYTES, Attempt, Ticket
+from scheduler.ticket import BUFFER_BYTES, EVENT_OVERHEAD_BYTES, Attempt, Callbacks, Ticket
 from tests.support.virtual_time import in_virtual_time, pass_time
 
 JOB = Job("job-1", "main", "tenant", TurnRequest("m", "", ()), 10.0)
@@ -29,15 +29,13 @@ class Told:
 
 def a_ticket() -> tuple[Ticket, Attempt, Told]:
     told = Told()
-    ticket = Ticket(
-        7,
-        JOB,
-        1000.0,
+    callbacks = Callbacks(
         on_spoke=told.on_spoke,
         on_end=lambda ticket_id, number, end: told.ends.append((number, end)) if ticket_id == 7 else None,
         on_overflow=told.overflows.append,
         on_abandon=told.abandons.append,
     )
+    ticket = Ticket(7, JOB, 1000.0, callbacks)
     return ticket, ticket.attempt(1), told
 
 
