@@ -13,6 +13,7 @@ import re
 import resource
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -422,6 +423,21 @@ async def test_of_a_deployment_on_which_no_turn_begins_only_canaries_are_lost_an
         for worker, beside in company.items():
             await on.assert_unharmed(beside, on=worker)
         assert on.ready() == sorted(company)
+
+
+async def test_canaries_on_which_no_turn_begins_are_tried_less_and_less_often(stage: Staged, tmp_path: Path) -> None:
+    async with stage(limits=LIMITS) as on:
+        bad = write_launcher(tmp_path / "bad", "--thread-start", "hang")
+        on.pool.reconfigure(on.pool.specs([replace(on.real.profile, codex_bin=bad, probation_s=10.0)]))
+        began_at, asked = on.now, []
+        while on.now - began_at < 4.0:
+            asked.append(on.ask(text="x", delay_s=0.05))
+            now = on.now
+            await until(lambda: on.now > now + 0.02)  # noqa: B023 - it is awaited at once
+        await until(lambda: all(ticket.outcome for ticket in asked))
+        assert sum(move.target is WorkerState.QUARANTINED for move in on.moves) <= 7
+        ends = Counter([await seen(ticket) for ticket in asked])
+        assert ends == {("x", "stop"): len(asked)}
 
 
 async def test_where_no_worker_comes_up_jobs_are_refused_and_told_when_to_ask_again(stage: Staged) -> None:

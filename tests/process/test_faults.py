@@ -407,8 +407,8 @@ def test_a_worker_that_answers_nothing_fails_its_turns_in_time_and_is_replaced(
         sinks = [pool.start(TurnRequest("gpt-5.5", "x" * 200_000, ()))[1] for _ in range(SLOTS)]
         for sink in sinks:
             assert await fault_of(sink, 2.0) == Fault(FaultKind.START_TIMEOUT, "no answer to thread_start")
-        await until(lambda: len(pool.observer.booted) == 2, 5.0)
-        await until(lambda: len(pool.observer.exits) == 1, 5.0)
+        await until(lambda: len(pool.observer.booted) == 2)
+        await until(lambda: len(pool.observer.exits) == 1)
         await pool.until_free(SLOTS)
 
     fakes(scenario, *flags, limits=LIMITS)
@@ -424,7 +424,7 @@ def test_a_worker_that_loses_replies_runs_its_other_turns_to_their_end_before_it
             assert (await fault_of(victim, 2.0)).kind is FaultKind.START_TIMEOUT
         assert not neighbour.ended.done()
         assert workers(pool, WorkerState.QUARANTINED) == 1
-        await until(lambda: len(pool.observer.booted) == 2, 5.0)
+        await until(lambda: len(pool.observer.booted) == 2)
         await assert_unharmed(neighbour)
         await assert_serves(pool)
 
