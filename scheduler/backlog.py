@@ -21,7 +21,7 @@ REMEMBERED = 256
 """Tenants without a job that are kept for what they owe, beside those that have one."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """What the backlog has to know of a ticket: `cost` is in tokens, `weight` its flow's share among others.
 
     `seats` is how many turns its tenant may have at once; None: no cap.
@@ -142,10 +142,8 @@ class Backlog:
 
     def take(self, ticket: int) -> None:
         """Give the `head` its turn, charged to its flow, whose entry is the first in the order."""
-        flow = self._flows[ticket]
-        place = flow.waiting[ticket]
+        flow, place = self._take_out(ticket)
         self._level = max(self._level, flow.served)
-        self._take_out(ticket, flow)
         flow.tenant.running += 1
         flow.served += place.cost / place.weight
         if flow.waiting:
@@ -166,8 +164,7 @@ class Backlog:
 
     def remove(self, ticket: int) -> None:
         """Take a ticket out of the middle."""
-        flow = self._flows[ticket]
-        self._take_out(ticket, flow)
+        flow, _ = self._take_out(ticket)
         self._rest(flow.tenant)
 
     def occupy(self, place: Place) -> None:
@@ -201,14 +198,16 @@ class Backlog:
             flow = tenant.flows[place.priority] = _Flow(tenant, self._level)
         return flow
 
-    def _take_out(self, ticket: int, flow: _Flow) -> None:
-        del flow.waiting[ticket], self._flows[ticket]
+    def _take_out(self, ticket: int) -> tuple[_Flow, Place]:
+        flow = self._flows.pop(ticket)
+        place = flow.waiting.pop(ticket)
         flow.tenant.waiting -= 1
         if not flow.waiting:
             self._weight -= flow.weight
             flow.weight = 0.0
         if not self._flows:
             self._weight = 0.0  # what rounding has left of it
+        return flow, place
 
     def _rest(self, tenant: _Tenant) -> None:
         """Forget a tenant that has no job, at once if it owes nothing; those that owe are few, the last ones."""

@@ -42,6 +42,13 @@ class Job(msgspec.Struct, frozen=True):
     seats: int | None = None
     queue_share: int | None = None
 
+    @property
+    def patience_s(self) -> float:
+        """How long it may wait: its budget, or its deadline if that is sooner."""
+        if self.deadline_s is not None and self.deadline_s < self.queue_budget_s:
+            return self.deadline_s
+        return self.queue_budget_s
+
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:

@@ -116,8 +116,7 @@ class ProfileQueue:
         """Why one more job need not wait. Nobody is turned away on a guess: some turn must have been seen."""
         if not self.has_held:
             return None
-        allowed_s = job.queue_budget_s if job.deadline_s is None else min(job.queue_budget_s, job.deadline_s)
-        over_s = self.predicted_wait_s(job.tenant, job.priority, job.weight, job.seats) - allowed_s
+        over_s = self.predicted_wait_s(job.tenant, job.priority, job.weight, job.seats) - job.patience_s
         if over_s <= 0:
             return None
         return "wait_too_long", WaitTooLong("no seat will come free in time", min(MAX_RETRY_AFTER_S, over_s))

@@ -123,13 +123,18 @@ class _Ticket(msgspec.Struct, eq=False):
     state: TicketState = TicketState.WAITING
     has_spoken: bool = False
     tries: int = 0
-    attempts: dict[int, _Attempt] = msgspec.field(default_factory=dict)
+    attempts: dict[int, _Attempt] = {}
     """Those that hold a seat, by number."""
     lost_with: TurnEnd | None = None
     lost_on: tuple[WorkerId, ...] = ()
     avoids_until: float = 0.0
     marks: int = 0
-    story: Story = msgspec.field(default_factory=Story)
+    moves: Story = msgspec.field(default_factory=Story)
+
+    @property
+    def story(self) -> str:
+        """What happened to it, line by line."""
+        return f"{self.submitted_at:.3f} submitted\n{self.moves}"
 
 
 class QueueSnapshot(NamedTuple):
@@ -238,7 +243,7 @@ class SchedulerState:
     def story(self, ticket: int) -> str:
         """What happened to this ticket; "" once it is over."""
         record = self._tickets.get(ticket)
-        return str(record.story) if record is not None else ""
+        return record.story if record is not None else ""
 
     # --- facts that are told in the very moment, whatever else is being handled ------------------------------
 
@@ -334,13 +339,12 @@ class SchedulerState:
         ticket_id, job = told.ticket, told.job
         queue = self._queues[job.profile]
         deadline_at = now + job.deadline_s if job.deadline_s is not None else NEVER
-        expires_at = min(now + job.queue_budget_s, deadline_at)
-        ticket = _Ticket(ticket_id, job, queue, queue.place(job), now, expires_at, deadline_at)
-        ticket.story.tell(now, "submitted")
-        self._tickets[ticket_id] = ticket
+        expires_at = now + job.patience_s
+        place = queue.place(job)
+        self._tickets[ticket_id] = _Ticket(ticket_id, job, queue, place, now, expires_at, deadline_at)
         self._held += job.size
         queue.tickets += 1
-        queue.push(ticket_id, ticket.place)
+        queue.push(ticket_id, place)
         self._alarms.set(ticket_id, expires_at)
         self._dispatch(queue, told.free, now, effects)
 
@@ -535,9 +539,9 @@ class SchedulerState:
 
     def _move(self, ticket: _Ticket, target: TicketState, now: float) -> None:
         if (ticket.state, target) not in TRANSITIONS:
-            raise IllegalTransition(f"ticket {ticket.id}", ticket.state, target, str(ticket.story))
+            raise IllegalTransition(f"ticket {ticket.id}", ticket.state, target, ticket.story)
         ticket.state = target
-        ticket.story.tell(now, target)
+        ticket.moves.tell(now, target)
 
     def _row(self, queue: ProfileQueue, now: float) -> QueueSnapshot:
         counts = queue.by_priority()
