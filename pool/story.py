@@ -14,17 +14,15 @@ class Line(NamedTuple):
     what: str
 
 
-class Story(msgspec.Struct, eq=False):
+class Story(msgspec.Struct, eq=False, gc=False):
     """The last `limit` lines. Every turn has a story, and most are never read: making one costs next to nothing."""
 
     limit: int = 32
-    _lines: list[tuple[float, str]] = []
+    _lines: tuple[tuple[float, str], ...] = ()
 
     def tell(self, at: float, what: str) -> None:
         """Add one line."""
-        self._lines.append((at, what))
-        if len(self._lines) > self.limit:
-            del self._lines[0]
+        self._lines = (*self._lines, (at, what))[-self.limit :]
 
     def lines(self) -> tuple[Line, ...]:
         """The lines kept, oldest first."""

@@ -98,8 +98,11 @@ class Backlog:
         record = self._tenants.get(tenant)
         flow = record.flows.get(priority) if record is not None else None
         if flow is None:
-            return min(len(self._flows) + 1.0, (self._weight + weight) / weight)
-        return min(len(self._flows) + 1.0, (len(flow.waiting) + 1) * (self._weight - flow.weight + weight) / weight)
+            place = (self._weight + weight) / weight
+        else:
+            place = (len(flow.waiting) + 1) * (self._weight - flow.weight + weight) / weight
+        last = len(self._flows) + 1.0
+        return place if place < last else last  # noqa: FURB136 - min() costs 0.1 us of every admission
 
     def by_priority(self) -> Counter[Priority]:
         """How many wait in each class."""
@@ -143,7 +146,8 @@ class Backlog:
     def take(self, ticket: int) -> None:
         """Give the `head` its turn, charged to its flow, whose entry is the first in the order."""
         flow, place = self._take_out(ticket)
-        self._level = max(self._level, flow.served)
+        if flow.served > self._level:  # noqa: PLR1730 - max() costs 0.1 us, and every turn comes through here
+            self._level = flow.served
         flow.tenant.running += 1
         flow.served += place.cost / place.weight
         if flow.waiting:

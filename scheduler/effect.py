@@ -8,7 +8,7 @@ from pool.stimuli import Lease
 from scheduler.model import Outcome
 
 
-class Start(msgspec.Struct, frozen=True):
+class Start(msgspec.Struct, frozen=True, gc=False):
     """Lease a seat on no worker that is `avoided` and begin this attempt; tell `started` at once."""
 
     ticket: int

@@ -21,7 +21,8 @@ class RetryBudget:
 
     def admitted(self) -> None:
         """A job was taken."""
-        self.tokens = min(self._reserve + BURST, self.tokens + self._ratio)
+        if self.tokens < self._reserve + BURST:
+            self.tokens += self._ratio
 
     def take(self) -> bool:
         """One retry's token, or False."""
