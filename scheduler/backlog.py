@@ -50,8 +50,8 @@ class _Tenant(msgspec.Struct, eq=False):
     name: str
     waiting: int = 0
     running: int = 0
-    flows: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
-    parked: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
+    flows: dict[Priority, _Flow] = {}
+    parked: dict[Priority, _Flow] = {}
     """Out of the order until one of its turns ends."""
 
 
@@ -117,15 +117,16 @@ class Backlog:
 
     def head(self) -> int | None:
         """The ticket whose turn it is, of a tenant that may have one more; None when nobody such waits."""
-        while self._order:
-            _, entry, flow = self._order[0]
+        order = self._order
+        while order:
+            _, entry, flow = order[0]
             if entry == flow.entry and flow.waiting:
                 ticket, place = next(iter(flow.waiting.items()))
                 if place.seats is None or flow.tenant.running < place.seats:
                     return ticket
                 flow.entry = 0
                 flow.tenant.parked[place.priority] = flow
-            heapq.heappop(self._order)
+            heapq.heappop(order)
         return None
 
     # --- changes ---------------------------------------------------------------------------------------------

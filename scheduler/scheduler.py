@@ -185,8 +185,7 @@ class Scheduler:
                 stimulus = Submitted(stimulus.ticket, job, self._seats.free(job.profile))
             case SeatsFreed() | Looked():
                 profile = stimulus.profile
-                self._state.see(profile, self._seats.outlook(profile))
-                stimulus = type(stimulus)(profile, self._seats.free(profile))
+                stimulus = type(stimulus)(profile, self._seats.free(profile), self._seats.outlook(profile))
             case _:
                 pass
         effects = self._state.handle(stimulus, now)

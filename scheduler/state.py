@@ -249,9 +249,7 @@ class SchedulerState:
 
     def see(self, profile: str, outlook: Outlook) -> None:
         """What the profile has to offer now."""
-        queue = self._queues.get(profile)
-        if queue is not None:
-            queue.see(outlook)
+        self._queues[profile].see(outlook)
 
     def spoke(self, ticket_id: int) -> None:
         """The ticket's client has been told something: from now on there is no second attempt."""
@@ -351,6 +349,8 @@ class SchedulerState:
     def _on_seats(self, told: SeatsFreed | Looked, now: float, effects: list[Effect]) -> None:
         queue = self._queues.get(told.profile)
         if queue is not None:
+            if told.outlook is not None:
+                queue.see(told.outlook)
             if isinstance(told, SeatsFreed):
                 queue.blocked.clear()
             self._dispatch(queue, told.free, now, effects)

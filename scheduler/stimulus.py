@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from pool.events import TurnEnd
+from pool.state import Outlook
 from pool.stimuli import Lease
 from scheduler.model import Job, QueuePolicy
 
@@ -20,10 +21,11 @@ class Submitted(msgspec.Struct, frozen=True):
 
 
 class SeatsFreed(msgspec.Struct, frozen=True):
-    """The pool has seats for this profile that it did not have before; `free` as above."""
+    """The pool has seats for this profile that it did not have before; `free` as above, and what else it offers."""
 
     profile: str
     free: int = 0
+    outlook: Outlook | None = None
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -31,6 +33,7 @@ class Looked(msgspec.Struct, frozen=True):
 
     profile: str
     free: int = 0
+    outlook: Outlook | None = None
 
 
 class TurnEnded(msgspec.Struct, frozen=True):
