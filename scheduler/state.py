@@ -277,7 +277,7 @@ class SchedulerState:
     def handle(self, stimulus: Stimulus, now: float) -> tuple[Effect, ...]:
         """What has to be done now, in order."""
         effects: list[Effect] = []
-        match stimulus:
+        match stimulus:  # without captures where every job passes: three of them cost 0.4 us
             case Submitted():
                 self._on_submitted(stimulus, now, effects)
             case SeatsFreed() | Looked():
