@@ -1,17 +1,19 @@
-"""The order of a profile's queue: fair between flows, first in first out within one, and no tenant over its cap.
+"""The order of a profile's queue: fair between tenants, weighted between a tenant's classes, and no tenant over its cap.
 
-A flow is a tenant's jobs of one priority. Flows are served by least service received: each has a counter of the tokens
-it was given, divided by its weight, and the flow with the smallest counter goes next. What a turn will cost is guessed
-when it starts and put right when it has ended. Who returns after a pause starts at the level of those who are being
-served, so credit cannot be saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in Serving Large
-Language Models" (OSDI 2024); the difference between two flows that always wait is bounded by twice the largest cost of
-one job.
+Tenants are served by least service received: each has one counter of the tokens it was given, each divided by the
+weight of the tenant and of the job's class, and the tenant with the smallest counter goes next. So what is said to be
+less urgent is dearer, and nobody gains by labels. Which of its classes a tenant's turn is given to goes by counters of
+the same kind within the tenant; within a class it is first in, first out. What a turn will cost is guessed when it
+starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served, so
+credit cannot be saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in Serving Large Language
+Models" (OSDI 2024); the difference between two tenants that always wait is bounded by twice the largest cost of one job.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
+from itertools import takewhile
 
 import msgspec
 
@@ -21,10 +23,11 @@ REMEMBERED = 256
 """Tenants without a job that are kept for what they owe, beside those that have one."""
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):  # every job that waits has one, which can be in no cycle
-    """What the backlog has to know of a ticket: `cost` is in tokens, `weight` its flow's share among others.
+class Place(msgspec.Struct, frozen=True, gc=False):
+    """What the backlog has to know of a ticket: `cost` is in tokens.
 
-    `seats` is how many turns its tenant may have at once; None: no cap.
+    `weight` is its tenant's times its class's share. `seats` is how many turns its tenant may
+    have at once; None: no cap.
     """
 
     tenant: str = ""
@@ -35,24 +38,33 @@ class Place(msgspec.Struct, frozen=True, gc=False):  # every job that waits has 
 
 
 class _Flow(msgspec.Struct, eq=False):
-    """One tenant's tickets of one priority, oldest first, and the service they have had."""
+    """One tenant's tickets of one class, oldest first, and the service they have had beside its other classes."""
 
     tenant: _Tenant
     served: float = 0.0
     waiting: OrderedDict[int, Place] = msgspec.field(default_factory=OrderedDict)
     weight: float = 0.0
-    """Its part in the sum of those who wait."""
-    entry: int = 0
-    """The number of its valid entry in the order; older ones are stale."""
+    """That of those who wait."""
 
 
 class _Tenant(msgspec.Struct, eq=False):
     name: str
+    served: float = 0.0
+    level: float = 0.0
+    """Of its classes."""
     waiting: int = 0
     running: int = 0
-    flows: dict[Priority, _Flow] = {}
-    parked: dict[Priority, _Flow] = {}
-    """Out of the order until one of its turns ends."""
+    flows: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
+    busy: list[_Flow] = msgspec.field(default_factory=list)
+    """Its flows in which somebody waits."""
+    weight: float = 0.0
+    """Its part in the sum of those who wait: as it is served class by class, the mean of its classes' weights."""
+    entry: int = 0
+    """The number of its valid entry in the order; older ones are stale. 0: it waits for nothing, or is at its cap."""
+
+    def next(self) -> _Flow:
+        """The class whose turn it is."""
+        return self.busy[0] if len(self.busy) == 1 else min(self.busy, key=lambda flow: flow.served)
 
 
 class Backlog:
@@ -63,11 +75,11 @@ class Backlog:
         self._resting: OrderedDict[str, None] = OrderedDict()
         self._flows: dict[int, _Flow] = {}
         """The flow of every ticket that waits."""
-        self._order: list[tuple[float, int, _Flow]] = []
+        self._order: list[tuple[float, int, _Tenant]] = []
         self._entries = 0
         self._level = 0.0
         self._weight = 0.0
-        """Of all flows that wait."""
+        """Of all tenants that wait."""
 
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._flows
@@ -96,13 +108,17 @@ class Backlog:
     def position(self, tenant: str, priority: Priority, weight: float) -> float:
         """About which place in the queue a new ticket would have, from 1: its share decides, and who is before it."""
         record = self._tenants.get(tenant)
-        flow = record.flows.get(priority) if record is not None else None
-        if flow is None:
-            place = (self._weight + weight) / weight
-        else:
-            place = (len(flow.waiting) + 1) * (self._weight - flow.weight + weight) / weight
-        last = len(self._flows) + 1.0
-        return place if place < last else last  # noqa: FURB136 - min() costs 0.1 us of every admission
+        if record is None or not record.busy:
+            return min(len(self._flows) + 1.0, (self._weight + weight) / weight)
+        ahead, weights = 0, [weight]
+        flow = record.flows.get(priority)
+        for each in record.busy:
+            if each is flow:
+                ahead = len(each.waiting)
+            else:
+                weights.append(each.weight)
+        total = self._weight - record.weight + sum(weights) / len(weights)
+        return min(len(self._flows) + 1.0, (ahead + 1) * len(weights) * total / weight)
 
     def by_priority(self) -> Counter[Priority]:
         """How many wait in each class."""
@@ -117,16 +133,14 @@ class Backlog:
 
     def head(self) -> int | None:
         """The ticket whose turn it is, of a tenant that may have one more; None when nobody such waits."""
-        order = self._order
-        while order:
-            _, entry, flow = order[0]
-            if entry == flow.entry and flow.waiting:
-                ticket, place = next(iter(flow.waiting.items()))
-                if place.seats is None or flow.tenant.running < place.seats:
+        while self._order:
+            _, entry, tenant = self._order[0]
+            if entry == tenant.entry:
+                ticket, place = next(iter(tenant.next().waiting.items()))
+                if place.seats is None or tenant.running < place.seats:
                     return ticket
-                flow.entry = 0
-                flow.tenant.parked[place.priority] = flow
-            heapq.heappop(order)
+                tenant.entry = 0
+            heapq.heappop(self._order)
         return None
 
     # --- changes ---------------------------------------------------------------------------------------------
@@ -134,42 +148,53 @@ class Backlog:
     def push(self, ticket: int, place: Place) -> None:
         """Take a ticket in behind its flow's others."""
         flow = self._flow(place)
-        is_first = not flow.waiting
+        tenant = flow.tenant
+        if not flow.waiting:
+            flow.served = max(flow.served, tenant.level)
+            tenant.busy.append(flow)
         flow.waiting[ticket] = place
-        flow.tenant.waiting += 1
         self._flows[ticket] = flow
-        self._weight += place.weight - flow.weight
-        flow.weight = place.weight
-        if is_first:
-            flow.served = max(flow.served, self._level)
-            self._enter(flow)
+        if flow.weight != place.weight:
+            flow.weight = place.weight
+            self._weigh(tenant)
+        tenant.waiting += 1
+        if tenant.waiting == 1:
+            tenant.served = max(tenant.served, self._level)
+            self._enter(tenant)
 
     def take(self, ticket: int) -> None:
-        """Give the `head` its turn, charged to its flow, whose entry is the first in the order."""
-        flow, place = self._take_out(ticket)
-        if flow.served > self._level:  # noqa: PLR1730 - max() costs 0.1 us, and every turn comes through here
-            self._level = flow.served
-        flow.tenant.running += 1
-        flow.served += place.cost / place.weight
-        if flow.waiting:
+        """Give the `head` its turn, charged to its tenant, whose entry is the first in the order."""
+        flow = self._flows[ticket]
+        tenant = flow.tenant
+        self._level = max(self._level, tenant.served)
+        tenant.level = max(tenant.level, flow.served)
+        place = self._take_out(ticket, flow)
+        tenant.running += 1
+        self._charge(flow, place.cost / place.weight)
+        if tenant.waiting:
             self._entries += 1
-            flow.entry = self._entries
-            heapq.heapreplace(self._order, (flow.served, flow.entry, flow))
+            tenant.entry = self._entries
+            heapq.heapreplace(self._order, (tenant.served, tenant.entry, tenant))
         else:
             heapq.heappop(self._order)
 
     def put_back(self, ticket: int, place: Place) -> None:
-        """Undo a `take`: the ticket has its old place, and its flow its charge."""
+        """Undo a `take`: the ticket has its old place, and its tenant its charge."""
         self.push(ticket, place)
         flow = self._flows[ticket]
         flow.tenant.running -= 1
-        flow.waiting.move_to_end(ticket, last=False)
-        flow.served -= place.cost / place.weight
-        self._enter(flow, ahead=True)
+        earlier = list(takewhile(lambda each: each < ticket, flow.waiting))
+        for each in (ticket, *reversed(earlier)):
+            flow.waiting.move_to_end(each, last=False)
+        flow.tenant.busy.remove(flow)
+        flow.tenant.busy.insert(0, flow)
+        self._charge(flow, -place.cost / place.weight)
+        self._enter(flow.tenant, ahead=True)
 
     def remove(self, ticket: int) -> None:
         """Take a ticket out of the middle."""
-        flow, _ = self._take_out(ticket)
+        flow = self._flows[ticket]
+        self._take_out(ticket, flow)
         self._rest(flow.tenant)
 
     def occupy(self, place: Place) -> None:
@@ -181,13 +206,10 @@ class Backlog:
         flow = self._flow(place)
         tenant = flow.tenant
         tenant.running -= 1
-        flow.served += tokens / place.weight
-        if tokens and flow.waiting and flow.entry:
-            self._enter(flow)
-        for each in tenant.parked.values():
-            if each.waiting:
-                self._enter(each)
-        tenant.parked.clear()
+        if tokens:
+            self._charge(flow, tokens / place.weight)
+        if tenant.waiting and (tokens or not tenant.entry):
+            self._enter(tenant)
         self._rest(tenant)
 
     # --- inside ----------------------------------------------------------------------------------------------
@@ -195,24 +217,37 @@ class Backlog:
     def _flow(self, place: Place) -> _Flow:
         tenant = self._tenants.get(place.tenant)
         if tenant is None:
-            tenant = self._tenants[place.tenant] = _Tenant(place.tenant)
+            tenant = self._tenants[place.tenant] = _Tenant(place.tenant, self._level)
         elif not tenant.waiting and not tenant.running:
             del self._resting[place.tenant]
         flow = tenant.flows.get(place.priority)
         if flow is None:
-            flow = tenant.flows[place.priority] = _Flow(tenant, self._level)
+            flow = tenant.flows[place.priority] = _Flow(tenant, tenant.level)
         return flow
 
-    def _take_out(self, ticket: int) -> tuple[_Flow, Place]:
-        flow = self._flows.pop(ticket)
+    def _charge(self, flow: _Flow, tokens: float) -> None:
+        flow.served += tokens
+        flow.tenant.served += tokens
+
+    def _take_out(self, ticket: int, flow: _Flow) -> Place:
+        tenant = flow.tenant
+        del self._flows[ticket]
         place = flow.waiting.pop(ticket)
-        flow.tenant.waiting -= 1
+        tenant.waiting -= 1
+        if not tenant.waiting:
+            tenant.entry = 0
         if not flow.waiting:
-            self._weight -= flow.weight
             flow.weight = 0.0
+            tenant.busy.remove(flow)
+            self._weigh(tenant)
         if not self._flows:
             self._weight = 0.0  # what rounding has left of it
-        return flow, place
+        return place
+
+    def _weigh(self, tenant: _Tenant) -> None:
+        self._weight -= tenant.weight
+        tenant.weight = sum(flow.weight for flow in tenant.busy) / len(tenant.busy) if tenant.busy else 0.0
+        self._weight += tenant.weight
 
     def _rest(self, tenant: _Tenant) -> None:
         """Forget a tenant that has no job, at once if it owes nothing; those that owe are few, the last ones."""
@@ -220,7 +255,7 @@ class Backlog:
             return
         self._resting[tenant.name] = None
         self._resting.move_to_end(tenant.name)
-        if all(flow.served <= self._level for flow in tenant.flows.values()):
+        if tenant.served <= self._level:
             self._drop(tenant.name)
         elif len(self._resting) > REMEMBERED:
             self._drop(next(iter(self._resting)))
@@ -228,14 +263,14 @@ class Backlog:
     def _drop(self, name: str) -> None:
         del self._resting[name], self._tenants[name]
 
-    def _enter(self, flow: _Flow, *, ahead: bool = False) -> None:
-        """Give a flow its one valid entry in the order; equals go by who came to this level first, or `ahead`."""
+    def _enter(self, tenant: _Tenant, *, ahead: bool = False) -> None:
+        """Give a tenant its one valid entry in the order; equals go by who came to this level first, or `ahead`."""
         self._entries += 1
-        flow.entry = -self._entries if ahead else self._entries
-        heapq.heappush(self._order, (flow.served, flow.entry, flow))
+        tenant.entry = -self._entries if ahead else self._entries
+        heapq.heappush(self._order, (tenant.served, tenant.entry, tenant))
         if len(self._order) > 2 * len(self._flows) + 64:
-            self._order = [(each.served, each.entry, each) for each in self._waiting_flows() if each.entry]
+            self._order = [(each.served, each.entry, each) for each in self._tenants.values() if each.entry]
             heapq.heapify(self._order)
 
     def _waiting_flows(self) -> list[_Flow]:
-        return [flow for tenant in self._tenants.values() for flow in tenant.flows.values() if flow.waiting]
+        return [flow for tenant in self._tenants.values() for flow in tenant.busy]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from statistics import mean
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -42,24 +43,31 @@ class BacklogMachine(RuleBasedStateMachine):
         self.real.push(one.ticket, one.place)
         self.waiting.append(one)
 
-    @rule(is_undone=st.booleans())
-    def take(self, is_undone: bool) -> None:
-        """Invariants 4 and 7: whoever may run is found, the first of its flow."""
+    @rule(count=st.integers(1, 3), is_undone=st.booleans())
+    def take(self, count: int, is_undone: bool) -> None:
+        """Invariants 4 and 7: whoever may run is found, the first of its flow; also when seats turn out to be gone."""
+        taken = [one for one in (self.take_one() for _ in range(count)) if one is not None]
+        if is_undone:
+            for one in taken:
+                self.running.remove(one.place)
+                self.real.put_back(one.ticket, one.place)
+            self.waiting = sorted([*self.waiting, *taken], key=lambda one: one.ticket)
+        if is_undone and len(taken) == 1:
+            assert self.real.head() == taken[0].ticket
+
+    def take_one(self) -> Waiting | None:
         head = self.real.head()
         able = [one for one in self.waiting if self.may_run(one.place.tenant)]
         assert (head is None) is (not able)
         if head is None:
-            return
+            return None
         (one,) = (each for each in able if each.ticket == head)
         flow = (one.place.tenant, one.place.priority)
         assert one is next(each for each in self.waiting if (each.place.tenant, each.place.priority) == flow)
         self.real.take(head)
-        if is_undone:
-            self.real.put_back(head, one.place)
-            assert self.real.head() == head
-        else:
-            self.waiting.remove(one)
-            self.running.append(one.place)
+        self.waiting.remove(one)
+        self.running.append(one.place)
+        return one
 
     @rule(tenant=st.sampled_from(sorted(CAPS)))
     def occupy(self, tenant: str) -> None:
@@ -95,13 +103,17 @@ class BacklogMachine(RuleBasedStateMachine):
     @invariant()
     def a_new_ticket_is_expected_behind_its_own_and_not_behind_everybody(self) -> None:
         flows = {(one.place.tenant, one.place.priority) for one in self.waiting}
-        weight = sum(SHARES[priority] for _, priority in flows)
         for tenant, priority in itertools.product(CAPS, Priority):
-            share = SHARES[priority]
+            after = {*flows, (tenant, priority)}
+            total = sum(self.mean_share(after, each) for each in {name for name, _ in after})
             own = sum((one.place.tenant, one.place.priority) == (tenant, priority) for one in self.waiting)
-            total = weight + (0.0 if (tenant, priority) in flows else share)
-            position = self.real.position(tenant, priority, share)
-            assert abs(position - min(len(self.waiting) + 1, (own + 1) * total / share)) < 1e-9
+            classes = sum(name == tenant for name, _ in after)
+            position = self.real.position(tenant, priority, SHARES[priority])
+            expected = (own + 1) * classes * total / SHARES[priority]
+            assert abs(position - min(len(self.waiting) + 1, expected)) < 1e-9
+
+    def mean_share(self, flows: set[tuple[str, Priority]], tenant: str) -> float:
+        return mean(SHARES[priority] for name, priority in flows if name == tenant)
 
     @invariant()
     def only_tenants_with_jobs_or_debts_are_known(self) -> None:
@@ -132,3 +144,17 @@ def test_a_tenant_that_left_without_a_turn_is_forgotten_at_once() -> None:
         backlog.push(ticket, Place(f"tenant-{ticket}"))
         backlog.remove(ticket)
     assert not backlog._tenants
+
+
+def test_jobs_whose_seats_have_gone_have_their_old_order() -> None:
+    backlog = Backlog()
+    for ticket in (1, 2, 3):
+        backlog.push(ticket, Place("tenant"))
+    for ticket in (1, 2):
+        assert backlog.head() == ticket
+        backlog.take(ticket)
+    for ticket in (1, 2):
+        backlog.put_back(ticket, Place("tenant"))
+    for ticket in (1, 2, 3):
+        assert backlog.head() == ticket
+        backlog.take(ticket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +152,38 @@ def test_a_key_with_twice_the_weight_has_twice_the_part_of_each_class() -> None:
     started = [effect.ticket % 10 for effect in state.handle(SeatsFreed("main", 390), 1.0) if isinstance(effect, Start)]
     served = Counter(shapes[place] for place in started)
     assert [served[shape] for shape in shapes] == [160, 80, 20, 80, 40, 10]
+
+
+def served_tokens(shapes: dict[str, list[tuple[Priority, float]]], turns: int) -> Counter[str]:
+    """What tenants are given who always have jobs of these classes and costs waiting."""
+    backlog = Backlog()
+    places: list[Place] = []
+    for tenant, kinds in shapes.items():
+        for priority, cost in kinds:
+            for _ in range(turns):
+                places.append(Place(tenant, priority, SHARES[priority], cost))
+                backlog.push(len(places) - 1, places[-1])
+    served: Counter[str] = Counter()
+    for ticket in popped(backlog, turns):
+        served[places[ticket].tenant] += int(places[ticket].cost)
+    return served
+
+
+def test_who_sends_only_batch_gets_an_eighth_of_who_sends_only_interactive() -> None:
+    served = served_tokens({"a": [(Priority.INTERACTIVE, 10.0)], "b": [(Priority.BATCH, 10.0)]}, 900)
+    assert served == {"a": 8000, "b": 1000}
+
+
+kinds = st.lists(st.tuples(st.sampled_from(Priority), st.integers(1, 100).map(float)), min_size=1, max_size=4)
+
+
+@given(kinds, kinds)
+def test_nobody_gains_by_labelling_a_part_of_the_jobs(mine: list[tuple[Priority, float]], others: Any) -> None:
+    """Against any neighbour, beside one who sends everything in the same class: never more, but for one job."""
+    highest = min((priority for priority, _ in mine), key=list(Priority).index)
+    plain = [(highest, cost) for _, cost in mine]
+    served = served_tokens({"mixes": mine, "plain": plain, "other": others}, 400)
+    assert served["mixes"] <= served["plain"] + 2 * 100
 
 
 # --- in the core -------------------------------------------------------------------------------------------------

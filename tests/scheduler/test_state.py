@@ -848,7 +848,7 @@ def test_the_numbers_tell_what_a_queue_is_like() -> None:
         by_priority={Priority.INTERACTIVE: 0, Priority.STANDARD: 2, Priority.BATCH: 1},
         oldest_wait_s=2.0,
         limit=8,
-        predicted_wait_s=(1 * 9 / 4 + 1) * 1.2 / 4,
+        predicted_wait_s=((4 + 1) / 2 + 4) / 4 * 1.2 / 4 + 1.2 / 4,
         retry_tokens=16 + 0.75 - 1,
         is_overloaded=False,
         marked=1,
