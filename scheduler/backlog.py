@@ -1,4 +1,4 @@
-"""The order of a profile's queue: fair between tenants, weighted between a tenant's classes, and no tenant over its cap.
+"""The order of a profile's queue: fair between tenants, weighted within a tenant, and nobody over the cap.
 
 Tenants are served by least service received: each has one counter of the tokens it was given, each divided by the
 weight of the tenant and of the job's class, and the tenant with the smallest counter goes next. So what is said to be
@@ -6,7 +6,7 @@ less urgent is dearer, and nobody gains by labels. Which of its classes a tenant
 the same kind within the tenant; within a class it is first in, first out. What a turn will cost is guessed when it
 starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served, so
 credit cannot be saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in Serving Large Language
-Models" (OSDI 2024); the difference between two tenants that always wait is bounded by twice the largest cost of one job.
+Models" (OSDI 2024); two tenants that always wait differ by twice the largest cost of one job at most.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import takewhile
 
 import msgspec
 
+from scheduler.codel import Codel
 from scheduler.model import Priority
 
 REMEMBERED = 256
@@ -45,6 +46,7 @@ class _Flow(msgspec.Struct, eq=False):
     waiting: OrderedDict[int, Place] = msgspec.field(default_factory=OrderedDict)
     weight: float = 0.0
     """That of those who wait."""
+    codel: Codel = msgspec.field(default_factory=Codel)
 
 
 class _Tenant(msgspec.Struct, eq=False):
@@ -54,6 +56,8 @@ class _Tenant(msgspec.Struct, eq=False):
     """Of its classes."""
     waiting: int = 0
     running: int = 0
+    held_up_until: float = 0.0
+    """When it was at its cap last: until then its jobs waited for its own turns and for nobody else's."""
     flows: dict[Priority, _Flow] = msgspec.field(default_factory=dict)
     busy: list[_Flow] = msgspec.field(default_factory=list)
     """Its flows in which somebody waits."""
@@ -143,6 +147,15 @@ class Backlog:
             heapq.heappop(self._order)
         return None
 
+    def sheds(self, head: int, since: float, target_s: float, now: float) -> bool:
+        """Whether the head, which waits `since` then, is given up: its flow has stood too long, not for its own cap."""
+        flow = self._flows[head]
+        return flow.codel.sheds(now - max(since, flow.tenant.held_up_until), target_s, now)
+
+    def is_overloaded(self, target_s: float, now: float) -> bool:
+        """Somebody's jobs have waited too long for a while."""
+        return any(flow.codel.is_overloaded(target_s, now) for flow in self._waiting_flows())
+
     # --- changes ---------------------------------------------------------------------------------------------
 
     def push(self, ticket: int, place: Place) -> None:
@@ -151,6 +164,7 @@ class Backlog:
         tenant = flow.tenant
         if not flow.waiting:
             flow.served = max(flow.served, tenant.level)
+            flow.codel.restart()
             tenant.busy.append(flow)
         flow.waiting[ticket] = place
         self._flows[ticket] = flow
@@ -201,10 +215,12 @@ class Backlog:
         """A turn begins that was charged before."""
         self._flow(place).tenant.running += 1
 
-    def vacate(self, place: Place, tokens: float = 0.0) -> None:
+    def vacate(self, place: Place, tokens: float = 0.0, now: float = 0.0) -> None:
         """A turn is over, which cost so many tokens more than was guessed; its tenant may have another."""
         flow = self._flow(place)
         tenant = flow.tenant
+        if place.seats is not None and tenant.running >= place.seats:
+            tenant.held_up_until = now
         tenant.running -= 1
         if tokens:
             self._charge(flow, tokens / place.weight)

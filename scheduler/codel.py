@@ -2,6 +2,7 @@
 
 Source: folly's Codel.h. The shortest wait within an interval, and not the mean, tells a queue that stands from one that
 is being worked off; while it stands, whoever waited more than twice the target is shed, and no drop law is needed.
+There is one for each flow, as in RFC 8290 (FQ-CoDel): the short waits of one say nothing of another's.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ SLOUGH = 2.0
 
 
 class Codel:
-    """Judges each job at the head of the queue. A target of 0 sheds nobody."""
+    """Judges each job at the head of a flow. A target of 0 sheds nobody."""
+
+    __slots__ = ("_above_since",)
 
     def __init__(self) -> None:
         self._above_since: float | None = None
 
     def restart(self) -> None:
-        """The queue was empty: nothing stands."""
+        """The flow was empty: nothing stands."""
         self._above_since = None
 
     def sheds(self, waited_s: float, target_s: float, now: float) -> bool:

@@ -55,10 +55,10 @@ class QueuePolicy:
     """The rules of one profile's queue.
 
     `queue_max` jobs may wait. At most `seats_limit` turns run at once, if it is set; with `aimd` fewer when workers or
-    the provider say that they are overloaded, but `min_limit` always. Under a long overload, a wait of more than twice
-    `codel_target_s` is not waited out (0: it is). A turn that left no trace may be run again, `attempts` times in all,
-    and for all jobs together `retry_reserve` times and `retry_ratio` times for each job admitted. A job that crashed
-    two workers is not taken again for `penalty_s` (0: it is).
+    the provider say that they are overloaded, but `min_limit` always. While all waits of a tenant's class have been
+    over `codel_target_s` for long, those of more than twice that are not waited out (0: they are). A turn that left no
+    trace may be run again, `attempts` times in all, and for all jobs together `retry_reserve` times and `retry_ratio`
+    times for each job admitted. A job that crashed two workers is not taken again for `penalty_s` (0: it is).
     """
 
     queue_max: int
@@ -86,7 +86,7 @@ class Expired(msgspec.Struct, frozen=True):
 
 
 class Shed(msgspec.Struct, frozen=True):
-    """Waits have been long for a while, and this job was among those that had waited longest."""
+    """All its tenant's jobs of its class have waited too long for a while, and this one for over twice the target."""
 
     waited_s: float
     retry_after_s: float

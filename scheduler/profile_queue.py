@@ -8,7 +8,6 @@ from collections import Counter
 from pool.events import FaultKind, TurnEnd
 from pool.state import Outlook
 from scheduler.backlog import Backlog, Place
-from scheduler.codel import Codel
 from scheduler.limit import SeatLimit
 from scheduler.model import SHARES, Job, Priority, QueueFull, QueuePolicy, Rejected, TenantQueueFull, WaitTooLong
 from scheduler.retry_budget import RetryBudget
@@ -46,7 +45,6 @@ class ProfileQueue:
         self.limit = SeatLimit(policy.seats_limit, aimd=policy.aimd, floor=policy.min_limit)
         self.told_limit = policy.seats_limit
         self.retries = RetryBudget(policy.retry_ratio, policy.retry_reserve)
-        self.codel = Codel()
         self.outlook: Outlook | None = None
         self.hold_s = FIRST_GUESS_S
         self.has_held = False
@@ -121,9 +119,9 @@ class ProfileQueue:
             return None
         return "wait_too_long", WaitTooLong("no seat will come free in time", min(MAX_RETRY_AFTER_S, over_s))
 
-    def sheds(self, waited_s: float, now: float) -> bool:
-        """Whether the one at the head has waited too long in too long a queue."""
-        return self.codel.sheds(waited_s, self.codel_target_s, now)
+    def sheds(self, head: int, submitted_at: float, now: float) -> bool:
+        """Whether the one at the head has waited too long for others, behind too many of its own."""
+        return self.backlog.sheds(head, submitted_at, self.codel_target_s, now)
 
     # --- changes ---------------------------------------------------------------------------------------------
 
@@ -142,8 +140,6 @@ class ProfileQueue:
 
     def push(self, ticket: int, place: Place) -> None:
         """A new ticket waits."""
-        if not self.backlog.size:
-            self.codel.restart()
         self.backlog.push(ticket, place)
         self.retries.admitted()
 
@@ -176,7 +172,7 @@ class ProfileQueue:
         if is_charged and end.usage is not None:
             surplus = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens - place.cost
             self.output_tokens += SMOOTHING * (end.usage.output_tokens - self.output_tokens)
-        self.backlog.vacate(place, surplus)
+        self.backlog.vacate(place, surplus, now)
         self.blocked.clear()
 
     def never_began(self, ticket: int, place: Place, *, was_returned: bool) -> None:

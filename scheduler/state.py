@@ -445,10 +445,9 @@ class SchedulerState:
                 room -= 1
         while room > 0 and (head := queue.backlog.head()) is not None:
             ticket = self._tickets[head]
-            waited_s = now - ticket.submitted_at
-            if queue.sheds(waited_s, now):
+            if queue.sheds(head, ticket.submitted_at, now):
                 queue.remove(head)
-                self._settle(ticket, Shed(waited_s, queue.retry_after_s()), now, effects)
+                self._settle(ticket, Shed(now - ticket.submitted_at, queue.retry_after_s()), now, effects)
             else:
                 queue.backlog.take(head)
                 self._begin(ticket, now, effects)
@@ -557,6 +556,6 @@ class SchedulerState:
             queue.limit.now,
             queue.predicted_wait_s(),
             queue.retries.tokens,
-            queue.codel.is_overloaded(queue.codel_target_s, now),
+            queue.backlog.is_overloaded(queue.codel_target_s, now),
             queue.marked,
         )

@@ -396,10 +396,34 @@ def test_after_a_long_time_of_long_waits_those_who_waited_longest_are_shed() -> 
     assert core.started[11:] == [110], "which has waited for two targets, and no longer"
 
 
+def test_the_short_waits_of_one_tenant_do_not_hide_that_anothers_jobs_have_stood_for_long() -> None:
+    core = Core(codel_target_s=1.0, queue_max=100)
+    core.state.see("main", Outlook(64, 64, None))
+    core.waits(*range(60), tenant="elephant")
+    for step in range(1, 25):
+        core.now = NOW + step
+        core.waits(100 + step, tenant="mouse")
+        core.frees(2)
+        assert 100 + step in core.started
+    assert core.row().waiting == 0, "the elephant's were shed"
+    assert core.row().running < 24 + 14
+
+
+def test_a_tenants_jobs_that_wait_for_its_own_turns_are_not_shed() -> None:
+    core = Core(codel_target_s=1.0, queue_max=100)
+    core.state.see("main", Outlook(64, 64, None))
+    core.runs(1, tenant="a", seats=1).waits(*range(2, 30), tenant="a", seats=1)
+    for ticket in range(1, 25):
+        core.now += 2.0
+        core.ends(ticket)
+        assert core.frees(8) == [ticket + 1]
+
+
 def test_a_job_that_lost_its_turn_is_not_shed_for_having_come_long_ago() -> None:
     core = Core(codel_target_s=1.0).runs(1)
     core.state.see("main", Outlook(64, 64, None))
-    core.state._queues["main"].codel.sheds(9.0, 1.0, NOW - 100.0)
+    core.waits(2)
+    core.state._queues["main"].backlog.sheds(2, NOW - 200.0, 1.0, NOW - 100.0)
     core.now += 60.0
     core.ends(1, CRASH)
     assert core.frees(1, WORKERS[1]) == [1]
