@@ -81,6 +81,8 @@ class Backlog:
         """The flow of every ticket that waits."""
         self._order: list[tuple[float, int, _Tenant]] = []
         self._entries = 0
+        self._busy = 0
+        """Tenants that wait."""
         self._level = 0.0
         self._weight = 0.0
         """Of all tenants that wait."""
@@ -108,6 +110,11 @@ class Backlog:
         """The tenant's jobs that wait."""
         record = self._tenants.get(tenant)
         return record.waiting if record is not None else 0
+
+    def is_below_share(self, tenant: str, places: int) -> bool:
+        """The tenant has less than its part of so many places, were they shared by all who wait and itself."""
+        own = self.waiting(tenant)
+        return own * (self._busy + (own == 0)) < places
 
     def position(self, tenant: str, priority: Priority, weight: float) -> float:
         """About which place in the queue a new ticket would have, from 1: its share decides, and who is before it."""
@@ -173,6 +180,7 @@ class Backlog:
             self._weigh(tenant)
         tenant.waiting += 1
         if tenant.waiting == 1:
+            self._busy += 1
             tenant.served = max(tenant.served, self._level)
             self._enter(tenant)
 
@@ -251,6 +259,7 @@ class Backlog:
         place = flow.waiting.pop(ticket)
         tenant.waiting -= 1
         if not tenant.waiting:
+            self._busy -= 1
             tenant.entry = 0
         if not flow.waiting:
             flow.weight = 0.0

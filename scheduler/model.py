@@ -54,7 +54,7 @@ class Job(msgspec.Struct, frozen=True):
 class QueuePolicy:
     """The rules of one profile's queue.
 
-    `queue_max` jobs may wait. At most `seats_limit` turns run at once, if it is set; with `aimd` fewer when workers or
+    `queue_max` jobs may wait, and beyond that whose tenant has less than its part of the places. At most `seats_limit` turns run at once, if it is set; with `aimd` fewer when workers or
     the provider say that they are overloaded, but `min_limit` always. While all waits of a tenant's class have been
     over `codel_target_s` for long, those of more than twice that are not waited out (0: they are). A turn that left no
     trace may be run again, `attempts` times in all, and for all jobs together `retry_reserve` times and `retry_ratio`
@@ -140,7 +140,7 @@ class TenantQueueFull(Rejected):
 
 
 class QueueFull(Rejected):
-    """As many jobs wait as may, or all jobs together hold too much text."""
+    """As many jobs wait as may, and its tenant has its part of the places; or all jobs together hold too much text."""
 
 
 class WaitTooLong(Rejected):

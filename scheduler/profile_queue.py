@@ -106,7 +106,8 @@ class ProfileQueue:
         """Why one more job may not wait for want of a place, in a word and at length."""
         if job.queue_share is not None and self.backlog.waiting(job.tenant) >= job.queue_share:
             return "tenant_queue_full", TenantQueueFull("too many jobs of this tenant wait", self.retry_after_s())
-        if self.waiting >= self.policy.queue_max:
+        queue_max = self.policy.queue_max
+        if self.waiting >= queue_max and not self.backlog.is_below_share(job.tenant, queue_max):
             return "queue_full", QueueFull("the queue is full", self.retry_after_s())
         return None
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import pytest
@@ -172,6 +174,23 @@ def test_a_full_queue_takes_a_job_only_if_there_is_a_seat_for_it() -> None:
     core.waits(2)
     assert core.refusal(a_job()) == ("queue_full", QueueFull)
     assert core.refusal(a_job(tenant="other"), free=1) is None
+
+
+def test_a_full_queue_takes_who_has_less_than_a_fair_part_of_it() -> None:
+    core = Core(queue_max=6).waits(1, 2, 3, tenant="a").waits(4, 5, 6, tenant="b")
+    for ticket in (7, 8):
+        assert core.refusal(a_job(tenant="mouse")) is None
+        core.waits(ticket, tenant="mouse")
+    for tenant in ("a", "b", "mouse"):
+        assert core.refusal(a_job(tenant=tenant)) == ("queue_full", QueueFull)
+
+
+def test_a_full_queue_grows_with_the_logarithm_of_the_tenants() -> None:
+    core, places, tickets = Core(queue_max=60), 60, itertools.count()
+    for tenant in range(100):
+        while core.refusal(a_job(tenant=str(tenant))) is None:
+            core.waits(next(tickets), tenant=str(tenant))
+    assert core.row().waiting < places * (1 + math.log(100)) + 100
 
 
 def test_the_reasons_to_refuse_have_an_order() -> None:

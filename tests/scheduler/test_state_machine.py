@@ -397,7 +397,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             return None, False
         if len(mine) >= SHARE:
             return "tenant_queue_full", True
-        return ("queue_full" if len(fresh) >= self.policies[job.profile].queue_max else None), True
+        queue_max = self.policies[job.profile].queue_max
+        tenants = {job.tenant, *(one.job.tenant for one in fresh if one.lost_with is None)}
+        has_its_part = len(mine) * len(tenants) >= queue_max
+        return ("queue_full" if len(fresh) >= queue_max and has_its_part else None), True
 
     @precondition(lambda self: self.clients)
     @rule(pick=picks)
