@@ -50,6 +50,8 @@ class ProfileQueue:
         self.has_held = False
         self.output_tokens = FIRST_GUESS_TOKENS
         """Of a turn, on average."""
+        self.counted_s = FIRST_GUESS_S
+        """How long those held their seats whose tokens were counted."""
         self.is_closing = False
 
     # --- questions -------------------------------------------------------------------------------------------
@@ -161,8 +163,11 @@ class ProfileQueue:
         self.running += 1
         self.limit.used(self.running, now)
 
-    def ended(self, place: Place, end: TurnEnd, held_s: float, now: float, *, is_charged: bool) -> None:
-        """A turn is over; of one whose end nobody hears, nothing is charged."""
+    def ended(self, job: Job, place: Place, end: TurnEnd, held_s: float, now: float, *, is_charged: bool) -> None:
+        """A turn is over, of which more or less than the guess is charged, unless its end is no doing of the job's.
+
+        Where nobody counted its tokens, because its client has left, it is charged by the time that it held its seat.
+        """
         if end.fault is not None and end.fault.kind in TOO_MUCH:
             self.limit.overloaded(self.running, now)
         self.limit.used(self.running, now)
@@ -173,6 +178,10 @@ class ProfileQueue:
         if is_charged and end.usage is not None:
             surplus = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens - place.cost
             self.output_tokens += SMOOTHING * (end.usage.output_tokens - self.output_tokens)
+            self.counted_s += SMOOTHING * (held_s - self.counted_s)
+        elif is_charged and self.counted_s > 0:
+            output_tokens = self.output_tokens * held_s / self.counted_s
+            surplus = job.size / CHARS_PER_TOKEN + OUTPUT_WEIGHT * output_tokens - place.cost
         self.backlog.vacate(place, surplus, now)
         self.blocked.clear()
 

@@ -367,7 +367,8 @@ class SchedulerState:
             del self._leases[attempt.lease.id]
             self._suspects.pop(attempt.lease.id, None)
         is_latest = number == ticket.tries and ticket.state is not TicketState.WAITING
-        queue.ended(ticket.place, end, now - attempt.started_at, now, is_charged=is_latest)
+        is_charged = is_latest and (end.fault is None or end.fault.kind not in RETURNABLE)
+        queue.ended(ticket.job, ticket.place, end, now - attempt.started_at, now, is_charged=is_charged)
         self._note_limit(queue, effects)
         if is_latest and ticket.state is TicketState.RUNNING:
             self._decide(ticket, attempt, end, now, effects)

@@ -8,14 +8,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.events import Finish, TurnEnd, Usage
+from pool.events import Fault, FaultKind, Finish, Trace, TurnEnd, Usage
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler.backlog import Backlog, Place
 from scheduler.effect import Start
 from scheduler.model import SHARES, Priority, QueuePolicy
 from scheduler.state import SchedulerState
-from scheduler.stimulus import SeatsFreed, Submitted, TurnEnded
+from scheduler.stimulus import ClientLeft, SeatsFreed, Submitted, TurnEnded
 from tests.support.jobs import a_job
 
 
@@ -206,6 +206,40 @@ def test_what_a_turn_really_cost_decides_who_goes_next() -> None:
         state.validate()
     assert Counter(order)["listener"] == 10, "all of them before the talker's second or third"
     assert order.count("talker") == 2
+
+
+def seconds_of_seats(*, end_of_leaver: TurnEnd) -> Counter[str]:
+    """Of one whose turns take a second and are counted, and one whose take ten and end like this; for 1000 s."""
+    state = SchedulerState({"main": QueuePolicy(100, codel_target_s=0)})
+    tickets, now, held = 0, 0.0, Counter[str]()
+    counted = TurnEnd(finish=Finish.STOP, usage=Usage(output_tokens=200))
+    while now < 1000.0:
+        for tenant in ("pays", "leaves"):
+            while state._queues["main"].backlog.waiting(tenant) < 3:
+                tickets += 1
+                state.handle(Submitted(tickets, a_job(tenant=tenant)), now)
+        (start,) = state.handle(SeatsFreed("main", 1), now)
+        assert isinstance(start, Start)
+        state.started(start.ticket, Lease(start.ticket, WorkerId("main", 0, 1)), now)
+        tenant = state._tickets[start.ticket].job.tenant
+        hold_s = 10.0 if tenant == "leaves" else 1.0
+        now, held[tenant] = now + hold_s, held[tenant] + int(hold_s)
+        if tenant == "leaves":
+            state.handle(ClientLeft(start.ticket), now)
+        state.handle(TurnEnded(start.ticket, 1, end_of_leaver if tenant == "leaves" else counted), now)
+        state.validate()
+    return held
+
+
+def test_who_hangs_up_before_the_tokens_are_counted_pays_for_the_time() -> None:
+    held = seconds_of_seats(end_of_leaver=TurnEnd(finish=Finish.INTERRUPTED))
+    assert 0.8 < held["leaves"] / held["pays"] < 1.25
+
+
+def test_who_lost_the_time_to_a_bad_worker_does_not_pay_for_it() -> None:
+    lost = TurnEnd(fault=Fault(FaultKind.WORKER_LOST, "gone"), trace=Trace.SPOKEN)
+    held = seconds_of_seats(end_of_leaver=lost)
+    assert held["leaves"] > 5 * held["pays"]
 
 
 def test_a_job_whose_seat_has_gone_is_not_charged_for_it() -> None:
