@@ -54,11 +54,12 @@ class Job(msgspec.Struct, frozen=True):
 class QueuePolicy:
     """The rules of one profile's queue.
 
-    `queue_max` jobs may wait, and beyond that whose tenant has less than its part of the places. At most `seats_limit` turns run at once, if it is set; with `aimd` fewer when workers or
-    the provider say that they are overloaded, but `min_limit` always. While all waits of a tenant's class have been
-    over `codel_target_s` for long, those of more than twice that are not waited out (0: they are). A turn that left no
-    trace may be run again, `attempts` times in all, and for all jobs together `retry_reserve` times and `retry_ratio`
-    times for each job admitted. A job that crashed two workers is not taken again for `penalty_s` (0: it is).
+    `queue_max` jobs may wait, and beyond that those whose tenant has less than its part of the places. At most
+    `seats_limit` turns run at once, if it is set; with `aimd` fewer when workers or the provider say that they are
+    overloaded, but `min_limit` always. While all waits of a tenant's class have been over `codel_target_s` for long,
+    those of more than twice that are not waited out (0: they are). A turn that left no trace may be run again,
+    `attempts` times in all, and for all jobs together `retry_reserve` times and `retry_ratio` times for each job
+    admitted. A job that is known to crash workers is not taken again for `penalty_s` (0: it is).
     """
 
     queue_max: int
@@ -97,7 +98,7 @@ class Overdue(msgspec.Struct, frozen=True):
 
 
 class CrashesWorker(msgspec.Struct, frozen=True):
-    """Two workers died of turns of this job."""
+    """Two workers died under turns of this job, the second without any other that could be the cause."""
 
 
 class Abandoned(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ AVOID_S = 1.0
 """How long a ticket that lost its turn waits for another worker than those it was lost on; after that any will do. For
 a worker that was overloaded this is time to recover, and where there is no other worker nothing is gained by more."""
 MARKS = 2
-"""Crashes after which it is the request and not the worker."""
+"""Crashes after which it is the request and not the worker, if no other turn can have been the cause of the last."""
 NEVER = float("inf")
 NOT_READY_S = 1.0
 """When to ask again for a profile that is being removed."""
@@ -106,9 +106,18 @@ TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
 )
 
 
+class _Suspect(msgspec.Struct, eq=False):
+    """A turn of a ticket that has crashed a worker, and the leases beside it that may as well be the next cause."""
+
+    worker: WorkerId
+    beside: set[int]
+
+
 class _Attempt(msgspec.Struct, eq=False):
     started_at: float
     lease: Lease | None = None
+    suspect: _Suspect | None = None
+    """Once it has ended."""
 
 
 class _Ticket(msgspec.Struct, eq=False):
@@ -164,8 +173,8 @@ class SchedulerState:
         self._queues = {profile: ProfileQueue(profile, policy) for profile, policy in policies.items()}
         self._tickets: dict[int, _Ticket] = {}
         self._leases: dict[int, tuple[_Ticket, int]] = {}
-        self._suspects: dict[int, WorkerId] = {}
-        """Leases of tickets that have crashed a worker once, and where they run now."""
+        self._suspects: dict[int, _Suspect] = {}
+        """By their leases, the turns of tickets that have crashed a worker once."""
         self._alarms = Alarms()
         self._penalties = PenaltyBox()
         self._key = key
@@ -226,7 +235,7 @@ class SchedulerState:
         """The workers that this ticket's next attempt must not run on."""
         ticket = self._tickets[ticket_id]
         lost_on = ticket.lost_on if now < ticket.avoids_until else ()
-        return {*lost_on, *self._suspects.values()} if ticket.marks else lost_on
+        return {*lost_on, *(each.worker for each in self._suspects.values())} if ticket.marks else lost_on
 
     def next_alarm(self) -> float | None:
         """When `Ticked` is wanted next."""
@@ -253,7 +262,10 @@ class SchedulerState:
 
     def spoke(self, ticket_id: int) -> None:
         """The ticket's client has been told something: from now on there is no second attempt."""
-        self._tickets[ticket_id].has_spoken = True
+        ticket = self._tickets[ticket_id]
+        ticket.has_spoken = True
+        if self._suspects:
+            self._acquit(ticket.attempts[ticket.tries].lease)
 
     def started(self, ticket_id: int, lease: Lease | None, now: float) -> tuple[Effect, ...]:
         """What came of a `Start`; None: there was no seat, or none on another worker than those avoided."""
@@ -261,8 +273,8 @@ class SchedulerState:
         if lease is not None:
             ticket.attempts[ticket.tries].lease = lease
             self._leases[lease.id] = ticket, ticket.tries
-            if ticket.marks:
-                self._suspects[lease.id] = lease.worker
+            if ticket.marks or self._suspects:
+                self._suspect(ticket, lease)
             return ()
         del ticket.attempts[ticket.tries]
         ticket.tries -= 1
@@ -365,7 +377,10 @@ class SchedulerState:
         queue = ticket.queue
         if attempt.lease is not None:
             del self._leases[attempt.lease.id]
-            self._suspects.pop(attempt.lease.id, None)
+            if self._suspects:
+                attempt.suspect = self._suspects.pop(attempt.lease.id, None)
+                if end.fault is None:
+                    self._acquit(attempt.lease)
         is_latest = number == ticket.tries and ticket.state is not TicketState.WAITING
         is_charged = is_latest and (end.fault is None or end.fault.kind not in RETURNABLE)
         queue.ended(ticket.job, ticket.place, end, now - attempt.started_at, now, is_charged=is_charged)
@@ -382,7 +397,9 @@ class SchedulerState:
         if end.fault is not None and end.fault.kind is FaultKind.WORKER_LOST:
             ticket.marks += 1
             ticket.queue.marked += ticket.marks == 1
-        if ticket.marks >= MARKS:
+        if ticket.marks >= MARKS and (attempt.suspect is None or attempt.suspect.beside):
+            self._settle(ticket, Ended(end), now, effects)
+        elif ticket.marks >= MARKS:
             penalty_s = ticket.queue.policy.penalty_s
             if penalty_s > 0:
                 self._penalties.add(fingerprint(self._key, ticket.job.tenant, ticket.job.turn), now + penalty_s)
@@ -531,6 +548,28 @@ class SchedulerState:
         ticket.queue.marked -= ticket.marks > 0
         effects.append(Forget(ticket.id))
         self._close_if_empty(ticket.queue, effects)
+
+    def _suspect(self, ticket: _Ticket, lease: Lease) -> None:
+        """Note of the new turn, and of turns that have crashed a worker, who is beside whom without an answer."""
+        if ticket.marks:
+            beside = {
+                attempt.lease.id
+                for other, number in self._leases.values()
+                if (attempt := other.attempts[number]).lease is not None
+                and attempt.lease.worker == lease.worker
+                and not (other.has_spoken and number == other.tries)
+            }
+            self._suspects[lease.id] = _Suspect(lease.worker, beside)
+        for lease_id, suspect in self._suspects.items():
+            if suspect.worker == lease.worker and not ticket.has_spoken:
+                suspect.beside.add(lease.id)
+            suspect.beside.discard(lease_id)
+
+    def _acquit(self, lease: Lease | None) -> None:
+        """This turn has spoken, or ended well: it is no cause of what may come."""
+        if lease is not None:
+            for suspect in self._suspects.values():
+                suspect.beside.discard(lease.id)
 
     def _close_if_empty(self, queue: ProfileQueue, effects: list[Effect]) -> None:
         if queue.is_closing and not queue.tickets:

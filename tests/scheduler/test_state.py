@@ -733,6 +733,38 @@ def test_a_job_that_crashes_two_workers_is_at_fault_itself_and_not_taken_again()
     assert core.refusal(a_job(), free=1) is None
 
 
+@pytest.mark.parametrize("is_first_to_end", [True, False])
+@pytest.mark.parametrize("joins_first", [True, False])
+def test_a_harmless_job_that_was_beside_two_crashes_is_not_the_one(*, joins_first: bool, is_first_to_end: bool) -> None:
+    core = Core().runs(1, 2)
+    core.worker = WORKERS[1]
+    if joins_first:
+        core.runs(3, tenant="attacker")
+    core.worker = WORKERS[0]
+    core.ends(1, CRASH)
+    core.ends(2, END)
+    assert core.frees(1, WORKERS[1]) == [1]
+    if not joins_first:
+        core.runs(3, tenant="attacker")
+    order = [(1, 2), (3, 1)]
+    ends = [core.ends(ticket, CRASH, attempt) for ticket, attempt in (order if is_first_to_end else reversed(order))]
+    assert (1, Ended(CRASH)) in outcomes(ends[0 if is_first_to_end else 1]), "retryable"
+    assert core.refusal(a_job(), free=1) is None
+
+
+def test_who_has_spoken_or_ended_well_beside_it_is_no_other_suspect() -> None:
+    core = Core().runs(1)
+    core.worker = WORKERS[1]
+    core.runs(2, 3, 4)
+    core.state.spoke(2)
+    core.worker = WORKERS[0]
+    core.ends(1, CRASH)
+    assert core.frees(1, WORKERS[1]) == [1]
+    core.state.spoke(3)
+    core.ends(4)
+    assert outcomes(core.ends(1, CRASH, attempt=2)) == [(1, CrashesWorker())]
+
+
 def test_without_a_penalty_it_is_taken_again() -> None:
     core = crashed_twice(penalty_s=0.0)
     assert outcomes(core.ends(1, CRASH, attempt=2)) == [(1, CrashesWorker())]

@@ -123,6 +123,9 @@ class Turn:
     worker: Worker
     sink: Attempt
     has_ended: bool = False
+    has_spoken: bool = False
+    beside: set[Turn] = field(default_factory=set)
+    """Those on the same worker that have said nothing, and have not ended well, since both run."""
     was_interrupted: bool = False
 
 
@@ -291,6 +294,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         lease = Lease(len(self.turns) + 1, worker.id)
         client.turn = Turn(client, attempt, lease, worker, client.real.attempt(attempt))
         client.turns.append(client.turn)
+        silent = [turn for turn in worker.turns if not turn.has_ended and not turn.has_spoken]
+        client.turn.beside = set(silent)
+        for turn in worker.turns:
+            turn.beside.add(client.turn)
         worker.turns.append(client.turn)
         self.carry_out(self.core.started(client.ticket, lease, self.now))
 
@@ -430,6 +437,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         is_heard = turn is client.turn and client.outcome is None
         assert len(client.real._events) == before + is_heard
         if is_heard:
+            self.acquit(turn)
             client.heard.append(f"of attempt {turn.number}")
 
     @precondition(lambda self: self.running)
@@ -453,6 +461,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A turn's end, and what must come of it for its client, who knows best whether it was told something."""
         client = turn.client
         turn.has_ended = True
+        if end.fault is None:
+            self.acquit(turn)
         is_awaited = turn is client.turn and client.outcome is None
         returns = self.returns[client.job.profile]
         if not is_awaited:
@@ -463,8 +473,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         if end.fault is not None and end.fault.kind is FaultKind.WORKER_LOST:
             client.marks += 1
-        if client.marks == 2:
-            due: Outcome | None = CrashesWorker()
+        if client.marks == 2 and turn.beside:
+            due: Outcome | None = Ended(end)
+        elif client.marks == 2:
+            due = CrashesWorker()
             penalty_s = self.policy_of(client).penalty_s
             if penalty_s:
                 self.penalties[client.job.tenant, client.job.turn.instructions] = self.now + penalty_s
@@ -475,6 +487,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tell(TurnEnded(client.ticket, turn.number, end), {client.ticket: due} if due is not None else {})
         assert self.returns[client.job.profile] == returns + (due is None)
         assert client.outcome == due or due is None
+
+    def acquit(self, turn: Turn) -> None:
+        """It has said something, or ended well: it is no cause of what may come."""
+        turn.has_spoken = True
+        for other in self.turns:
+            other.beside.discard(turn)
 
     def let_go(self, turn: Turn) -> None:
         """The worker has the seat back."""
