@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+
+import msgspec
 
 from pool.events import TurnRequest
 
@@ -13,31 +15,44 @@ LIMIT = 1024
 
 def fingerprint(key: bytes, tenant: str, turn: TurnRequest) -> bytes:
     """The same for the same request of the same tenant, and, without `key`, no use to anybody."""
-    text = repr((tenant, turn)).encode("utf-8", "surrogatepass")
+    request = (tenant, turn)
+    try:
+        text = msgspec.msgpack.encode(request)
+    except (UnicodeEncodeError, OverflowError):  # half of a surrogate pair, or a number of more than 64 bits
+        text = repr(request).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, key=key, digest_size=16).digest()
 
 
 class PenaltyBox:
-    """Fingerprints and until when each is refused."""
+    """Fingerprints by tenant, and until when each is refused."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._until: OrderedDict[bytes, float] = OrderedDict()
+        self._until: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        self._tenants: Counter[str] = Counter()
 
-    def is_empty(self, now: float) -> bool:
-        """Nothing is refused any more."""
+    def has_any(self, tenant: str, now: float) -> bool:
+        """Something of this tenant is refused, so that a fingerprint is worth its cost."""
         while self._until and next(iter(self._until.values())) <= now:
-            self._until.popitem(last=False)
-        return not self._until
+            self._drop_oldest()
+        return tenant in self._tenants
 
-    def add(self, mark: bytes, until: float) -> None:
+    def add(self, tenant: str, mark: bytes, until: float) -> None:
         """Refuse this from now on."""
-        self._until[mark] = until
-        self._until.move_to_end(mark)
+        if (tenant, mark) not in self._until:
+            self._tenants[tenant] += 1
+        self._until[tenant, mark] = until
+        self._until.move_to_end((tenant, mark))
         if len(self._until) > self._limit:
-            self._until.popitem(last=False)
+            self._drop_oldest()
 
-    def until(self, mark: bytes, now: float) -> float | None:
+    def until(self, tenant: str, mark: bytes, now: float) -> float | None:
         """Until when this is refused; None: it is not."""
-        until = self._until.get(mark)
+        until = self._until.get((tenant, mark))
         return until if until is not None and until > now else None
+
+    def _drop_oldest(self) -> None:
+        (tenant, _), _ = self._until.popitem(last=False)
+        self._tenants[tenant] -= 1
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]

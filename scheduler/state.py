@@ -211,8 +211,8 @@ class SchedulerState:
         if self.is_draining:
             retry_after_s = queue.retry_after_s() if queue is not None else NOT_READY_S
             return "draining", Draining("the service is draining", retry_after_s)
-        if not self._penalties.is_empty(now):
-            until = self._penalties.until(fingerprint(self._key, job.tenant, job.turn), now)
+        if self._penalties.has_any(job.tenant, now):
+            until = self._penalties.until(job.tenant, fingerprint(self._key, job.tenant, job.turn), now)
             if until is not None:
                 return "penalized", Penalized("this request has crashed its workers", until - now)
         if queue is None or queue.is_closing:
@@ -402,7 +402,8 @@ class SchedulerState:
         elif ticket.marks >= MARKS:
             penalty_s = ticket.queue.policy.penalty_s
             if penalty_s > 0:
-                self._penalties.add(fingerprint(self._key, ticket.job.tenant, ticket.job.turn), now + penalty_s)
+                tenant = ticket.job.tenant
+                self._penalties.add(tenant, fingerprint(self._key, tenant, ticket.job.turn), now + penalty_s)
             self._settle(ticket, CrashesWorker(), now, effects)
         elif end.trace is Trace.NONE and self._may_return(ticket, end, now):
             self._return(ticket, attempt, end, now, effects)

@@ -198,7 +198,7 @@ def test_the_reasons_to_refuse_have_an_order() -> None:
     core.ends(1, TurnEnd(finish=Finish.STOP))
     core.runs(2).waits(3)
     job, up, down = a_job(budget_s=0.0, queue_share=1), UP, Outlook(0, 1, 3.0)
-    core.state._penalties.add(fingerprint(b"", job.tenant, job.turn), NOW + 1.0)
+    core.state._penalties.add(job.tenant, fingerprint(b"", job.tenant, job.turn), NOW + 1.0)
     core.tell(Reconfigured({"main": QueuePolicy(1)}, 0))
     core.state.is_draining = True
     assert core.refusal(job, 0, down) == ("draining", Draining)
