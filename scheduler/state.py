@@ -7,6 +7,7 @@ otherwise nobody's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import NamedTuple, assert_never
@@ -40,6 +41,7 @@ from scheduler.model import (
     QueuePolicy,
     Rejected,
     Shed,
+    TenantQueueFull,
 )
 from scheduler.penalty import PenaltyBox, fingerprint
 from scheduler.profile_queue import ProfileQueue
@@ -180,6 +182,8 @@ class SchedulerState:
         self._key = key
         self._max_held = max_held
         self._held = 0
+        self._held_by: Counter[str] = Counter()
+        """Of tenants that have a job."""
         self.is_draining = False
         """No new job is taken."""
 
@@ -223,8 +227,13 @@ class SchedulerState:
                 return "not_ready", NotReady("no worker is up", outlook.down_s)
             if (refusal := queue.refusal(job)) is not None:
                 return refusal
-        if self._max_held is not None and self._held + job.size > self._max_held and self._tickets:
-            return "too_much_text", QueueFull("too much text is being held", queue.retry_after_s())
+        if self._max_held is not None and self._tickets:
+            free = self._max_held - self._held
+            if job.queue_share is not None and 0 < self._held_by[job.tenant] > free - job.size:
+                message = "too much text of this tenant is being held"
+                return "too_much_text", TenantQueueFull(message, queue.retry_after_s())
+            if job.size > free:
+                return "too_much_text", QueueFull("too much text is being held", queue.retry_after_s())
         return queue.hopeless(job) if outlook is not None else None
 
     def retry_after_s(self, profile: str) -> float:
@@ -342,6 +351,7 @@ class SchedulerState:
         assert len(self._leases) == attempts  # noqa: S101
         assert self._suspects.keys() <= self._leases.keys()  # noqa: S101
         assert self._held == sum(ticket.job.size for ticket in self._tickets.values())  # noqa: S101
+        assert self._held == sum(self._held_by.values())  # noqa: S101
 
     # --- stimuli ---------------------------------------------------------------------------------------------
 
@@ -353,6 +363,7 @@ class SchedulerState:
         place = queue.place(job)
         self._tickets[ticket_id] = _Ticket(ticket_id, job, queue, place, now, expires_at, deadline_at)
         self._held += job.size
+        self._held_by[job.tenant] += job.size
         queue.tickets += 1
         queue.push(ticket_id, place)
         self._alarms.set(ticket_id, expires_at)
@@ -545,6 +556,9 @@ class SchedulerState:
         self._alarms.set(ticket.id, None)
         del self._tickets[ticket.id]
         self._held -= ticket.job.size
+        self._held_by[ticket.job.tenant] -= ticket.job.size
+        if not self._held_by[ticket.job.tenant]:
+            del self._held_by[ticket.job.tenant]
         ticket.queue.tickets -= 1
         ticket.queue.marked -= ticket.marks > 0
         effects.append(Forget(ticket.id))

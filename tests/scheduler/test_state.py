@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -230,6 +231,20 @@ def test_one_job_is_always_taken_however_much_text_it_holds() -> None:
     assert state.refusal(a_job(size=41), UP, NOW) is not None
     state.handle(ClientLeft(1), NOW)
     assert state.refusal(a_job(size=1000), UP, NOW) is None
+
+
+def test_a_tenant_may_not_hold_more_text_than_there_is_room_for_others() -> None:
+    """One may hold a half, two a third each, and so on: whoever comes next finds room."""
+    state = SchedulerState({"main": QueuePolicy(100)}, max_held=120)
+    tickets = itertools.count()
+    held: Counter[str] = Counter()
+    for tenant in ("a", "b", "c"):
+        while (refusal := state.refusal(a_job(tenant=tenant, size=1, queue_share=100), UP, NOW)) is None:
+            state.handle(Submitted(next(tickets), a_job(tenant=tenant, size=1, queue_share=100)), NOW)
+            held[tenant] += 1
+        assert (refusal[0], type(refusal[1])) == ("too_much_text", TenantQueueFull)
+        state.validate()
+    assert held == {"a": 60, "b": 30, "c": 15}
 
 
 def test_a_profile_whose_workers_do_not_boot_says_when_the_next_is_tried() -> None:
