@@ -89,15 +89,10 @@ class ProfileQueue:
         """When a seat is to be expected for one more job, from what turns took lately."""
         return min(MAX_RETRY_AFTER_S, self.hold_s * (self.waiting + 1) / self.seats)
 
-    def predicted_wait_s(
-        self, tenant: str = "", priority: Priority = Priority.STANDARD, weight: float = 1.0, cap: int | None = None
-    ) -> float:
-        """How long a new ticket like this would wait for a seat; `cap` is how many its tenant may have."""
+    def predicted_wait_s(self, tenant: str = "", priority: Priority = Priority.STANDARD, weight: float = 1.0) -> float:
+        """How long a new ticket like this would wait for a seat, were its tenant not at its cap."""
         position = self.backlog.position(tenant, priority, weight * SHARES[priority]) + len(self.returned)
-        wait_s = position * self.hold_s / self.seats
-        if cap and self.backlog.running(tenant) >= cap:
-            wait_s = max(wait_s, (self.backlog.waiting(tenant) + 1) * self.hold_s / cap)
-        return wait_s
+        return position * self.hold_s / self.seats
 
     def place(self, job: Job) -> Place:
         """Where a job belongs, and about what it costs."""
@@ -117,10 +112,15 @@ class ProfileQueue:
         """Why one more job need not wait. Nobody is turned away on a guess: some turn must have been seen."""
         if not self.has_held:
             return None
-        over_s = self.predicted_wait_s(job.tenant, job.priority, job.weight, job.seats) - job.patience_s
-        if over_s <= 0:
-            return None
-        return "wait_too_long", WaitTooLong("no seat will come free in time", min(MAX_RETRY_AFTER_S, over_s))
+        over_s = self.predicted_wait_s(job.tenant, job.priority, job.weight) - job.patience_s
+        if over_s > 0:
+            return "wait_too_long", WaitTooLong("no seat will come free in time", min(MAX_RETRY_AFTER_S, over_s))
+        if job.seats is not None and self.backlog.running(job.tenant) >= job.seats:
+            over_s = (self.backlog.waiting(job.tenant) + 1) * self.hold_s / job.seats - job.patience_s
+            if over_s > 0:
+                message = "no seat of this tenant will come free in time"
+                return "tenant_queue_full", TenantQueueFull(message, min(MAX_RETRY_AFTER_S, over_s))
+        return None
 
     def sheds(self, head: int, submitted_at: float, now: float) -> bool:
         """Whether the one at the head has waited too long for others, behind too many of its own."""

@@ -93,7 +93,8 @@ class Scheduler:
             Draining: the service takes no new work.
             Penalized: jobs like this one have crashed their workers.
             NotReady: no worker of its profile is up, and none is expected soon; or the profile is being removed.
-            TenantQueueFull: it would have to wait, and so many jobs of its tenant may not.
+            TenantQueueFull: it would have to wait, and so many jobs of its tenant may not, or too long for its tenant's
+                own turns; or its tenant holds too much text.
             QueueFull: likewise, and the queue is full; or all jobs together hold too much text (`max_held`).
             WaitTooLong: likewise, and too long.
         """

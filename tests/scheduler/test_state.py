@@ -303,8 +303,16 @@ def test_the_wait_is_that_of_the_jobs_own_share_and_not_of_the_whole_queue() -> 
 
 def test_a_tenant_at_its_cap_waits_for_its_own_turns() -> None:
     core = seen(Core().runs(1, tenant="a", seats=1), 8.0)
-    assert refused(core, a_job(tenant="a", seats=1, budget_s=5.0)) == 3.0
+    refusal = core.state.refusal(a_job(tenant="a", seats=1, budget_s=5.0), Outlook(4, 4, None), NOW)
+    assert refusal is not None
+    assert (refusal[0], type(refusal[1])) == ("tenant_queue_full", TenantQueueFull), "no reason to go elsewhere"
+    assert refusal[1].retry_after_s == 3.0
     assert refused(core, a_job(tenant="b", seats=1, budget_s=5.0)) is None
+
+
+def test_where_nobody_would_get_a_seat_in_time_it_is_not_for_the_tenants_cap() -> None:
+    core = seen(Core().runs(1, tenant="a", seats=1), 8.0)
+    assert refused(core, a_job(tenant="a", seats=1, budget_s=5.0), Outlook(1, 1, None)) == 3.0
 
 
 def test_while_no_worker_is_up_the_wait_is_that_for_the_seats_there_will_be() -> None:
