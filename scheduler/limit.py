@@ -21,7 +21,8 @@ class SeatLimit:
 
     def __init__(self, configured: int | None, *, aimd: bool = False, floor: int = 1) -> None:
         self.now = configured
-        self._configured = configured
+        self.configured = configured
+        """By the configuration, or by hand."""
         self._aimd = aimd
         self._floor = floor
         self._nominal = 0
@@ -33,7 +34,7 @@ class SeatLimit:
 
     def configure(self, configured: int | None) -> None:
         """This is the limit from now on, and AIMD's ceiling."""
-        self._configured = configured
+        self.configured = configured
         self._update()
 
     def adopt(self, *, aimd: bool, floor: int) -> None:
@@ -70,10 +71,10 @@ class SeatLimit:
             self._update()
 
     def _ceiling(self) -> int | None:
-        return self._configured if self._configured is not None else self._nominal or None
+        return self.configured if self.configured is not None else self._nominal or None
 
     def _update(self) -> None:
         ceiling = self._ceiling()
         if not self._aimd or (self._value is not None and ceiling is not None and self._value >= ceiling):
             self._value = None
-        self.now = self._configured if self._value is None else int(self._value)
+        self.now = self.configured if self._value is None else int(self._value)

@@ -134,9 +134,7 @@ class ProfileQueue:
         self.limit.see(outlook.nominal)
 
     def adopt(self, policy: QueuePolicy) -> None:
-        """Go by these rules from now on. A limit that was set by hand stays unless its rule has changed."""
-        if policy.seats_limit != self.policy.seats_limit:
-            self.limit.configure(policy.seats_limit)
+        """Go by these rules from now on, the limit aside."""
         self.limit.adopt(aimd=policy.aimd, floor=policy.min_limit)
         self.retries.adopt(policy.retry_ratio, policy.retry_reserve)
         self.policy = policy

@@ -314,10 +314,7 @@ class SchedulerState:
             case Ticked():
                 self._ring(now, effects)
             case LimitSet(profile, limit):
-                queue = self._queues[profile]
-                queue.limit.configure(limit)
-                self._note_limit(queue, effects)
-                effects.append(Look(profile))
+                self._set_limit(self._queues[profile], limit, effects)
             case Reconfigured(policies, max_held):
                 self._max_held = max_held
                 self._on_reconfigured(policies, effects)
@@ -450,13 +447,18 @@ class SchedulerState:
             if queue is None:
                 self._queues[profile] = ProfileQueue(profile, policy)
             else:
+                is_new = policy.seats_limit != queue.policy.seats_limit  # else what was set by hand stays
                 queue.adopt(policy)
                 queue.is_closing = False
-                self._note_limit(queue, effects)
-                effects.append(Look(profile))
+                self._set_limit(queue, policy.seats_limit if is_new else queue.limit.configured, effects)
         for queue in [queue for profile, queue in self._queues.items() if profile not in policies]:
             queue.is_closing = True
             self._close_if_empty(queue, effects)
+
+    def _set_limit(self, queue: ProfileQueue, limit: int | None, effects: list[Effect]) -> None:
+        queue.limit.configure(limit)
+        self._note_limit(queue, effects)
+        effects.append(Look(queue.profile))
 
     # --- inside ----------------------------------------------------------------------------------------------
 
