@@ -27,8 +27,8 @@ class Job(msgspec.Struct, frozen=True):
 
     `tenant` is who is charged, `weight` its share beside others; `queue_budget_s` is how long it may wait; `size` is
     about its text, in characters. `deadline_s` is of the whole request, from submission. `seats` is how many turns of
-    its tenant may run at once in this profile; None: no cap. `queue_share` is how many of its jobs may wait there; None:
-    no cap, and none on the text that its tenant holds.
+    its tenant may run at once in this profile; None: no cap. `queue_share` is how many of its jobs may wait there;
+    None: no cap, and none on the text that its tenant holds.
     """
 
     id: str
