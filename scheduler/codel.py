@@ -7,33 +7,23 @@ There is one for each flow, as in RFC 8290 (FQ-CoDel): the short waits of one sa
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 INTERVAL = 10.0
 """In targets."""
 SLOUGH = 2.0
 """Who waited longer than this, in targets, is shed under overload."""
 
 
-class Codel:
-    """Judges each job at the head of a flow. A target of 0 sheds nobody."""
+class Codel(NamedTuple):
+    """Judges the jobs at the head of a flow from a long wait on, for as long as there is no short one."""
 
-    __slots__ = ("_above_since",)
-
-    def __init__(self) -> None:
-        self._above_since: float | None = None
-
-    def restart(self) -> None:
-        """The flow was empty: nothing stands."""
-        self._above_since = None
+    above_since: float
 
     def sheds(self, waited_s: float, target_s: float, now: float) -> bool:
         """Whether a job that has its turn now, after `waited_s`, is given up instead."""
-        if target_s <= 0 or waited_s <= target_s:
-            self._above_since = None
-            return False
-        if self._above_since is None:
-            self._above_since = now
-        return self.is_overloaded(target_s, now) and waited_s > SLOUGH * target_s
+        return waited_s > SLOUGH * target_s and self.is_overloaded(target_s, now)
 
     def is_overloaded(self, target_s: float, now: float) -> bool:
-        """Whether everybody who had a turn within the last interval had waited too long."""
-        return self._above_since is not None and now - self._above_since >= INTERVAL * target_s
+        """Whether everybody of the flow who had a turn within the last interval had waited too long."""
+        return now - self.above_since >= INTERVAL * target_s

@@ -124,7 +124,8 @@ class ProfileQueue:
 
     def sheds(self, head: int, submitted_at: float, now: float) -> bool:
         """Whether the one at the head has waited too long for others, behind too many of its own."""
-        return self.backlog.sheds(head, submitted_at, self.codel_target_s, now)
+        target_s = self.codel_target_s
+        return target_s > 0 and self.backlog.sheds(head, submitted_at, target_s, now)
 
     # --- changes ---------------------------------------------------------------------------------------------
 

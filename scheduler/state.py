@@ -7,7 +7,6 @@ otherwise nobody's.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import NamedTuple, assert_never
@@ -182,7 +181,7 @@ class SchedulerState:
         self._key = key
         self._max_held = max_held
         self._held = 0
-        self._held_by: Counter[str] = Counter()
+        self._held_by: dict[str, int] = {}
         """Of tenants that have a job."""
         self.is_draining = False
         """No new job is taken."""
@@ -229,7 +228,7 @@ class SchedulerState:
                 return refusal
         if self._max_held is not None and self._tickets:
             free = self._max_held - self._held
-            if job.queue_share is not None and 0 < self._held_by[job.tenant] > free - job.size:
+            if job.queue_share is not None and 0 < self._held_by.get(job.tenant, 0) > free - job.size:
                 message = "too much text of this tenant is being held"
                 return "too_much_text", TenantQueueFull(message, queue.retry_after_s())
             if job.size > free:
@@ -360,7 +359,7 @@ class SchedulerState:
         place = queue.place(job)
         self._tickets[ticket_id] = _Ticket(ticket_id, job, queue, place, now, expires_at, deadline_at)
         self._held += job.size
-        self._held_by[job.tenant] += job.size
+        self._held_by[job.tenant] = self._held_by.get(job.tenant, 0) + job.size
         queue.tickets += 1
         queue.push(ticket_id, place)
         self._alarms.set(ticket_id, expires_at)
@@ -558,9 +557,12 @@ class SchedulerState:
         self._alarms.set(ticket.id, None)
         del self._tickets[ticket.id]
         self._held -= ticket.job.size
-        self._held_by[ticket.job.tenant] -= ticket.job.size
-        if not self._held_by[ticket.job.tenant]:
-            del self._held_by[ticket.job.tenant]
+        tenant = ticket.job.tenant
+        held = self._held_by.get(tenant, 0) - ticket.job.size
+        if held:
+            self._held_by[tenant] = held
+        else:
+            self._held_by.pop(tenant, None)
         ticket.queue.tickets -= 1
         ticket.queue.marked -= ticket.marks > 0
         effects.append(Forget(ticket.id))
