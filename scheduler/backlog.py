@@ -24,7 +24,7 @@ REMEMBERED = 256
 """Tenants without a job that are kept for what they owe, beside those that have one."""
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):
+class Place(msgspec.Struct, frozen=True, gc=False):  # every job that waits has one, which can be in no cycle
     """What the backlog has to know of a ticket: `cost` is in tokens.
 
     `weight` is its tenant's times its class's share. `seats` is how many turns its tenant may
