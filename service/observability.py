@@ -116,7 +116,9 @@ _REASONS = {
     "it answers no question about its threads": "silent",
     "it does not read": "unread",
     "turns cannot begin on it": "poisoned",
+    "a turn could not begin on it": "poisoned",
     "its turns fail": "failing",
+    "a turn failed on it": "failing",
     "it talks nonsense": "nonsense",
     "it ended by itself": "ended",
     "its place is not needed any more": "not_needed",
@@ -124,6 +126,9 @@ _REASONS = {
     "the service is stopping": "stopping",
 }
 """The reasons of workers' moves that are worth counting apart; all others are `other`."""
+
+_PLANNED = frozenset({"profile_changed", "turns", "age", "memory", "not_needed", "stopping"})
+"""Of these, the reasons for which a worker that is well goes."""
 
 _OUTCOME_LABELS: dict[type[Outcome], str] = {
     Expired: "queue_timeout",
@@ -398,7 +403,7 @@ class Observability(PoolObserver, SchedulerObserver):
     def worker_exited(self, end: WorkerExit) -> None:
         self._exits(end.worker.profile, "none" if end.code is None else str(end.code)).inc()
         self.last_exit = {"code": end.code, "reason": end.reason}
-        expected = end.code == 0 and end.reason == "the service is stopping"
+        expected = end.code == 0 and _REASONS.get(end.reason) in _PLANNED
         log = self.log.info if expected else self.log.warning
         log("worker.exited", worker=str(end.worker), code=end.code, reason=end.reason)
         if end.stderr_tail:
