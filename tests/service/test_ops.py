@@ -181,9 +181,7 @@ async def test_a_profile_that_is_not_required_makes_nobody_unready(tmp_path: Pat
         ready = await api.get("/readyz")
         assert ready.status == 200
         assert ready.json["worker_supervisor"]["profiles"]["canary"]["seats_free"] == 0
-        canary = next(row for row in api.service.pool.snapshot() if row.profile == "canary")
-        await until(lambda: "too old" in str(api.service.pool.snapshot()[1].last_failure), 10.0)
-        assert canary.free == 0
+        await until(lambda: "too old" in str(api.service.pool.snapshot()[1].last_failure))
         assert (await api.chat(model="good")).status == 200
 
 
