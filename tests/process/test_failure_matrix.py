@@ -96,7 +96,7 @@ async def test_a_job_that_ends_two_workers_is_not_given_a_third(stage: Staged) -
         victim = on.ask(text="never said", exit=3, at="first")
         first = worker_of(victim)
         assert (await on.returned(victim)).at - asked_at < AT_ONCE_S
-        assert await seen(victim) == ("", "CrashesWorker")
+        assert await seen(victim) == ("", "worker_lost"), "those beside it may as well have been the cause"
         second = worker_of(victim)
         assert second != first
         assert on.watch.settled[victim.job.id] - asked_at < 2 * AT_ONCE_S
@@ -105,6 +105,18 @@ async def test_a_job_that_ends_two_workers_is_not_given_a_third(stage: Staged) -
             await on.assert_moved(LATE, lost.silent, "worker_lost")
         for third, turns in company.items():
             await on.assert_unharmed(turns, on=third)
+        await on.until_at_rest()
+
+
+async def test_a_job_that_ends_two_workers_with_nobody_beside_it_is_found_guilty(stage: Staged) -> None:
+    async with stage(workers=3) as on:
+        asked_at = on.now
+        victim = on.ask(text="never said", exit=3, at="first")
+        first = worker_of(victim)
+        assert (await on.returned(victim)).at - asked_at < AT_ONCE_S
+        assert await seen(victim) == ("", "CrashesWorker")
+        assert worker_of(victim) != first
+        assert on.watch.settled[victim.job.id] - asked_at < 2 * AT_ONCE_S
         await on.until_at_rest()
 
 
