@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from pool.events import Finish, TurnEnd, TurnRequest, TurnSink
-from pool.state import Outlook
+from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler.model import Job, Priority, QueuePolicy, WaitTooLong

@@ -16,7 +16,8 @@ from pool.home import RunDirectory, catalogue
 from pool.inbox import Inbox
 from pool.observer import PoolObserver
 from pool.profile import Profile
-from pool.state import Outlook, PoolState, ProfileSnapshot
+from pool.roster import Outlook, ProfileSnapshot
+from pool.state import PoolState
 from pool.stimuli import (
     Boot,
     Booted,

@@ -11,17 +11,15 @@ successor; it stays until it is empty, and until the successor serves if nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from itertools import count
-from math import ceil, inf
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from pool import backoff
-from pool.breaker import Breaker, Panic
+from pool.breaker import Breaker
 from pool.errors import IllegalTransition
 from pool.health import STALL_S
-from pool.least_loaded import LeastLoaded
 from pool.profile import Profile
+from pool.roster import Outlook, PoolRecord, ProfileSnapshot, WorkerRecord, WorkerSnapshot
 from pool.stimuli import (
     Boot,
     Booted,
@@ -48,13 +46,10 @@ from pool.stimuli import (
     Suspected,
     Ticked,
 )
-from pool.story import Story
 from pool.worker_state import IN_SERVICE, TRANSITIONS, Verdict, WorkerId, WorkerState
 
 SPAWN_CONCURRENCY = 2
 """Boots at a time over all profiles: boots that overlap have been seen to hang."""
-ALONE = 4
-"""How many times as many may be on their way out when nobody serves: an outage is worse than memory."""
 PROBATION_SEATS = 2
 """What a bad deployment may burn."""
 PAUSE_S = 0.2
@@ -64,136 +59,9 @@ AGE_SPREAD = 0.1
 TURNS_SPREAD = 0.1
 
 _S = WorkerState
-_GOING = frozenset({_S.SUSPECT, _S.QUARANTINED, _S.RETIRING})
 _USE = (_S.BACKOFF, _S.STARTING, _S.SPARE, _S.PROBATION, _S.READY)
 """Who fills a place, the most dispensable first."""
 _GONE = frozenset({_S.STOPPING, _S.DEAD})
-
-
-@dataclass(slots=True)
-class _Worker:
-    id: WorkerId
-    failures: int = 0
-    boot_at: float = 0.0
-    state: WorkerState = _S.BACKOFF
-    generation: int = 0
-    leases: set[int] = field(default_factory=set)
-    stuck: set[int] = field(default_factory=set)
-    turns: int = 0
-    booted_at: float = 0.0
-    jitter: tuple[float, float] = (0.0, 0.0)
-    """How much sooner or later than others it is worn by turns and by age, in [0, 1)."""
-    ready_at: float | None = None
-    deadline_at: float | None = None
-    """When this state ends by itself."""
-    is_paused: bool = False
-    paused_until: float = -inf
-    pause_s: float = 0.0
-    rss_bytes: int = 0
-    outworn: str = ""
-    """Why it should be replaced, though it serves; "" if it need not."""
-    leaves_because: str = ""
-    doubt: str = ""
-    """A suspicion that waits for the end of a panic."""
-    verdict: tuple[Verdict, str] | None = None
-    """A verdict that waits for its turn."""
-    is_condemned: bool = False
-    has_proved: bool = False
-    """A turn on it has begun to answer."""
-    has_failed: bool = False
-    story: Story = field(default_factory=Story)
-
-
-@dataclass(slots=True)
-class _Pool:
-    profile: Profile
-    places: dict[int, _Worker] = field(default_factory=dict)
-    workers: dict[WorkerId, _Worker] = field(default_factory=dict)
-    """Everybody: those who fill a place, and those who have lost theirs."""
-    in_service: LeastLoaded[WorkerId] = field(default_factory=LeastLoaded[WorkerId])
-    breaker: Breaker = field(default_factory=Breaker)
-    panic: Panic = field(default_factory=Panic)
-    generation: int = 1
-    is_removed: bool = False
-    boots: int = 0
-    last_failure: str | None = None
-
-    @property
-    def wanted(self) -> int:
-        """Places."""
-        return 0 if self.is_removed else self.profile.workers + self.profile.spares
-
-    @property
-    def surge(self) -> int:
-        """How many more processes there may be while workers are replaced."""
-        return max(1, ceil(self.profile.surge * self.profile.workers))
-
-    @property
-    def has_room(self) -> bool:
-        """One more process may be started. Those on their way out do not count among the others, within limits."""
-        processes = [worker for worker in self.workers.values() if worker.state is not _S.BACKOFF]
-        most = self.profile.workers + self.profile.spares + self.surge
-        going = sum(worker.state in _GOING or worker.has_failed for worker in processes)
-        if len(processes) - going >= most:
-            return False
-        is_alone = not any(worker.state is _S.STARTING or worker.state in IN_SERVICE for worker in processes)
-        return going < (ALONE * most if is_alone else most)
-
-    @property
-    def serving(self) -> int:
-        """Workers in service that nobody is going to replace."""
-        return sum(worker.state in IN_SERVICE for worker in self.places.values())
-
-    @property
-    def condemned(self) -> int:
-        return sum(worker.is_condemned for worker in self.workers.values())
-
-    @property
-    def leaving_in_service(self) -> list[_Worker]:
-        """Those who serve until their successor does, longest first."""
-        return [w for w in self.workers.values() if w.state in IN_SERVICE and self.places.get(w.id.slot) is not w]
-
-    def holds_place(self, worker: _Worker) -> bool:
-        return self.places.get(worker.id.slot) is worker
-
-
-class WorkerSnapshot(NamedTuple):
-    """One worker in numbers; `reason` is why it is in its state or has to leave it."""
-
-    worker: WorkerId
-    state: WorkerState
-    leases: int
-    turns: int
-    rss_bytes: int
-    reason: str
-
-
-class ProfileSnapshot(NamedTuple):
-    """One profile in numbers: configured size, workers by state, seats in service, leases, boots ever begun."""
-
-    profile: str
-    size: int
-    workers: dict[WorkerState, int]
-    seats: int
-    free: int
-    leased: int
-    boots: int
-    last_failure: str | None
-    is_broken: bool
-    is_panicking: bool
-    outdated: int
-    each: tuple[WorkerSnapshot, ...]
-
-
-class Outlook(NamedTuple):
-    """What a profile has to offer: `seats`, free or taken, on workers in service, and `nominal` ones as configured.
-
-    `down_s` is None, or, when no worker serves and boots keep failing, the seconds until the next one is tried.
-    """
-
-    seats: int
-    nominal: int
-    down_s: float | None
 
 
 class PoolState:
@@ -201,9 +69,9 @@ class PoolState:
 
     def __init__(self, profiles: Iterable[Profile], jitter: Callable[[], float]) -> None:
         self._jitter = jitter
-        self._pools = {profile.name: _Pool(profile) for profile in profiles}
+        self._pools = {profile.name: PoolRecord(profile) for profile in profiles}
         self._epochs: dict[tuple[str, int], int] = {}
-        self._leases: dict[int, _Worker] = {}
+        self._leases: dict[int, WorkerRecord] = {}
         self._next_lease = 1
         self._starting = 0
         self._is_running = False
@@ -346,14 +214,14 @@ class PoolState:
         for pool in self._pools.values():
             self._fit(pool, now)
 
-    def _find(self, worker_id: WorkerId) -> _Worker | None:
+    def _find(self, worker_id: WorkerId) -> WorkerRecord | None:
         """The worker, unless its epoch is over: what comes of an earlier one is a ghost's."""
         pool = self._pools.get(worker_id.profile)
         return pool.workers.get(worker_id) if pool is not None else None
 
     def _on_worker(
         self,
-        worker: _Worker,
+        worker: WorkerRecord,
         stimulus: Booted | Proved | Struck | Suspected | Cleared | Condemned | Overloaded | Measured | Broken | Exited,
         now: float,
     ) -> None:
@@ -382,7 +250,7 @@ class PoolState:
             case _:
                 assert_never(stimulus)
 
-    def _on_booted(self, pool: _Pool, worker: _Worker, now: float) -> None:
+    def _on_booted(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> None:
         if worker.state is not _S.STARTING:
             return
         profile = pool.profile
@@ -395,7 +263,7 @@ class PoolState:
         else:
             self._admit(pool, worker, "it answered initialize", now)
 
-    def _on_trial(self, pool: _Pool, worker: _Worker, stimulus: Proved | Struck, now: float) -> None:
+    def _on_trial(self, pool: PoolRecord, worker: WorkerRecord, stimulus: Proved | Struck, now: float) -> None:
         """Who is on probation passes with the first answer, and fails with the first fault."""
         worker.has_proved |= isinstance(stimulus, Proved)
         if worker.state is not _S.PROBATION:
@@ -405,7 +273,7 @@ class PoolState:
         else:
             self._on_condemned(pool, worker, Verdict.POISONED, stimulus.reason, now)
 
-    def _on_suspected(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+    def _on_suspected(self, pool: PoolRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         if worker.state is _S.SPARE:
             self._stop(pool, worker, reason, now, is_hung=True)
         elif worker.state in IN_SERVICE:
@@ -415,7 +283,7 @@ class PoolState:
                 self._move(pool, worker, _S.SUSPECT, reason, now)
                 self._replace(pool, worker, now)
 
-    def _on_cleared(self, pool: _Pool, worker: _Worker, now: float) -> None:
+    def _on_cleared(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> None:
         """It takes its place back, or serves on until its successor does, if that has come further than a boot."""
         worker.doubt, worker.verdict = "", None
         pool.panic.well(worker.id.slot)
@@ -434,7 +302,7 @@ class PoolState:
             self._admit(pool, worker, "it answered again", now)
         self._relieve(pool, now)
 
-    def _on_condemned(self, pool: _Pool, worker: _Worker, verdict: Verdict, reason: str, now: float) -> None:
+    def _on_condemned(self, pool: PoolRecord, worker: WorkerRecord, verdict: Verdict, reason: str, now: float) -> None:
         if worker.state is _S.SPARE or (verdict is Verdict.HUNG and worker.state in (_S.QUARANTINED, _S.RETIRING)):
             self._stop(pool, worker, reason, now, is_fault=True, is_hung=True)
         elif worker.state in IN_SERVICE or worker.state is _S.SUSPECT:
@@ -442,7 +310,7 @@ class PoolState:
             worker.verdict = (verdict, reason)
             self._execute(pool, worker, now)
 
-    def _on_overloaded(self, pool: _Pool, worker: _Worker, now: float) -> None:
+    def _on_overloaded(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> None:
         if worker.state not in IN_SERVICE or worker.is_paused:
             return
         is_again = now - worker.paused_until <= MAX_PAUSE_S
@@ -478,7 +346,7 @@ class PoolState:
         self._relieve(pool, now)
         self._stop_if_spent(pool, worker, now)
 
-    def _on_exited(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+    def _on_exited(self, pool: PoolRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         if worker.state is not _S.STOPPING:
             self._stop(pool, worker, reason, now, is_fault=True)
         self._move(pool, worker, _S.DEAD, reason, now)
@@ -505,7 +373,7 @@ class PoolState:
                     if worker.deadline_at is not None:
                         worker.deadline_at += late_s
 
-    def _look_at(self, pool: _Pool, worker: _Worker, now: float) -> None:
+    def _look_at(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> None:
         """Hold one worker to its limits."""
         if worker.is_paused and now >= worker.paused_until:
             worker.is_paused = False
@@ -524,7 +392,7 @@ class PoolState:
             elif worker.state in (_S.QUARANTINED, _S.RETIRING):
                 self._stop(pool, worker, worker.leaves_because, now)
 
-    def _outworn(self, pool: _Pool, worker: _Worker, now: float) -> str:
+    def _outworn(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> str:
         limits, (by_turns, by_age) = pool.profile.retire, worker.jitter
         if worker.generation < pool.generation:
             return "its profile has changed"
@@ -538,7 +406,7 @@ class PoolState:
         for profile in profiles:
             pool = self._pools.get(profile.name)
             if pool is None:
-                pool = self._pools[profile.name] = _Pool(profile)
+                pool = self._pools[profile.name] = PoolRecord(profile)
             pool.profile = profile
             pool.is_removed = False
             if profile.name in changed:
@@ -565,7 +433,7 @@ class PoolState:
 
     # --- places ----------------------------------------------------------------------------------------------
 
-    def _fit(self, pool: _Pool, now: float) -> None:
+    def _fit(self, pool: PoolRecord, now: float) -> None:
         """As many places as are wanted, each of them filled."""
         if not self._is_running:
             return
@@ -583,14 +451,14 @@ class PoolState:
                 self._dismiss(pool, worker, "its place is not needed any more", now)
         self._promote(pool, now)
 
-    def _fill(self, pool: _Pool, slot: int, now: float, *, failures: int, wait_s: float) -> None:
+    def _fill(self, pool: PoolRecord, slot: int, now: float, *, failures: int, wait_s: float) -> None:
         place = (pool.profile.name, slot)
         epoch = self._epochs[place] = self._epochs.get(place, 0) + 1
-        worker = _Worker(WorkerId(*place, epoch), failures, now + wait_s)
+        worker = WorkerRecord(WorkerId(*place, epoch), failures, now + wait_s)
         worker.story.tell(now, f"boots in {wait_s:.3f} s")
         pool.places[slot] = pool.workers[worker.id] = worker
 
-    def _replace(self, pool: _Pool, worker: _Worker, now: float, *, failures: int = 0) -> None:
+    def _replace(self, pool: PoolRecord, worker: WorkerRecord, now: float, *, failures: int = 0) -> None:
         """Give the worker's place to a successor, if it still has it."""
         if not self._is_running or not pool.holds_place(worker):
             return
@@ -598,25 +466,25 @@ class PoolState:
         self._fill(pool, worker.id.slot, now, failures=failures, wait_s=wait_s)
         self._promote(pool, now)
 
-    def _promote(self, pool: _Pool, now: float) -> None:
+    def _promote(self, pool: PoolRecord, now: float) -> None:
         """Spares serve where workers in service are missing."""
         spares = [worker for worker in pool.places.values() if worker.state is _S.SPARE]
         for worker in spares[: max(0, pool.profile.workers - pool.serving)]:
             self._admit(pool, worker, "a worker has left its service", now)
 
-    def _admit(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+    def _admit(self, pool: PoolRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         self._move(pool, worker, _S.PROBATION, reason, now)
         worker.deadline_at = worker.booted_at + pool.profile.probation_s
         if now >= worker.deadline_at:  # a spare's wait was its probation
             self._pass_probation(pool, worker, "its probation passed without a fault", now)
 
-    def _pass_probation(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+    def _pass_probation(self, pool: PoolRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         self._move(pool, worker, _S.READY, reason, now)
         worker.ready_at = now
         pool.breaker.succeeded()
         self._relieve(pool, now)
 
-    def _relieve(self, pool: _Pool, now: float) -> None:
+    def _relieve(self, pool: PoolRecord, now: float) -> None:
         """Replace outworn workers one at a time: the successor serves first, then the old one takes no more turns."""
         ready = sum(worker.state is _S.READY for worker in pool.places.values())
         leaving = pool.leaving_in_service
@@ -633,7 +501,7 @@ class PoolState:
 
     # --- the way out -----------------------------------------------------------------------------------------
 
-    def _execute(self, pool: _Pool, worker: _Worker, now: float) -> None:
+    def _execute(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> None:
         """Carry a verdict out, unless everybody looks sick, or too many are out already."""
         if worker.verdict is None or pool.panic.is_on(now):
             return
@@ -658,12 +526,12 @@ class PoolState:
         self._effects.append(Doubted(worker.id))
         self._stop_if_spent(pool, worker, now)
 
-    def _failures(self, worker: _Worker, now: float) -> int:
+    def _failures(self, worker: WorkerRecord, now: float) -> int:
         """How many in a row on this place have come to nothing, this one included; one that ran steadily has not."""
         is_steady = worker.ready_at is not None and now - worker.ready_at >= backoff.STEADY_S
         return 0 if is_steady else worker.failures + 1
 
-    def _retire(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+    def _retire(self, pool: PoolRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         limits = pool.profile.limits
         self._move(pool, worker, _S.RETIRING, reason, now)
         worker.doubt, worker.verdict = "", None
@@ -671,12 +539,12 @@ class PoolState:
         worker.deadline_at = now + limits.total_s + limits.interrupt_s
         self._stop_if_spent(pool, worker, now)
 
-    def _stop_if_spent(self, pool: _Pool, worker: _Worker, now: float) -> None:
+    def _stop_if_spent(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> None:
         """One that is leaving goes when every turn that still moves has ended."""
         if worker.state in (_S.RETIRING, _S.QUARANTINED) and worker.leases <= worker.stuck:
             self._stop(pool, worker, worker.leaves_because, now)
 
-    def _dismiss(self, pool: _Pool, worker: _Worker, reason: str, now: float) -> None:
+    def _dismiss(self, pool: PoolRecord, worker: WorkerRecord, reason: str, now: float) -> None:
         """End a worker that nobody needs; one that never had a process is forgotten."""
         if worker.state is _S.BACKOFF:
             self._move(pool, worker, _S.DEAD, reason, now)
@@ -686,8 +554,8 @@ class PoolState:
 
     def _stop(
         self,
-        pool: _Pool,
-        worker: _Worker,
+        pool: PoolRecord,
+        worker: WorkerRecord,
         reason: str,
         now: float,
         *,
@@ -735,13 +603,13 @@ class PoolState:
             self._move(pool, worker, _S.STARTING, "a boot is free", now)
             self._effects.append(Boot(worker.id))
 
-    def _may_try(self, pool: _Pool, now: float) -> bool:
+    def _may_try(self, pool: PoolRecord, now: float) -> bool:
         if not pool.breaker.is_open:
             return True
         is_trying = any(worker.state is _S.STARTING for worker in pool.places.values())
         return not is_trying and pool.breaker.wait_s(now) == 0.0
 
-    def _seats_of(self, pool: _Pool, worker: _Worker) -> int:
+    def _seats_of(self, pool: PoolRecord, worker: WorkerRecord) -> int:
         """How many turns the worker may have now."""
         if worker.is_paused:
             return 0
@@ -749,7 +617,7 @@ class PoolState:
             return pool.profile.slots
         return min(PROBATION_SEATS, pool.profile.slots) if worker.state is _S.PROBATION else 0
 
-    def _seat(self, pool: _Pool, worker: _Worker) -> None:
+    def _seat(self, pool: PoolRecord, worker: WorkerRecord) -> None:
         """Lease it as its state allows."""
         self._free_before.setdefault(pool.profile.name, pool.in_service.free)
         seats = self._seats_of(pool, worker)
@@ -758,7 +626,7 @@ class PoolState:
         else:
             pool.in_service.remove(worker.id)
 
-    def _move(self, pool: _Pool, worker: _Worker, target: WorkerState, reason: str, now: float) -> None:
+    def _move(self, pool: PoolRecord, worker: WorkerRecord, target: WorkerState, reason: str, now: float) -> None:
         source = worker.state
         if (source, target) not in TRANSITIONS:
             raise IllegalTransition(f"worker {worker.id}", source, target, str(worker.story))

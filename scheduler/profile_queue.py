@@ -6,7 +6,7 @@ from bisect import insort
 from collections import Counter
 
 from pool.events import FaultKind, TurnEnd
-from pool.state import Outlook
+from pool.roster import Outlook
 from scheduler.backlog import Backlog, Place
 from scheduler.limit import SeatLimit
 from scheduler.model import SHARES, Job, Priority, QueueFull, QueuePolicy, Rejected, TenantQueueFull, WaitTooLong

@@ -9,7 +9,7 @@ from typing import Protocol, assert_never
 
 from pool.events import TurnEnd, TurnRequest, TurnSink
 from pool.inbox import Inbox
-from pool.state import Outlook
+from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start

@@ -15,7 +15,7 @@ import msgspec
 
 from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Trace, TurnEnd
-from pool.state import Outlook
+from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.story import Story
 from pool.worker_state import WorkerId

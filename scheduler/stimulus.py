@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from pool.events import TurnEnd
-from pool.state import Outlook
+from pool.roster import Outlook
 from pool.stimuli import Lease
 from scheduler.model import Job, QueuePolicy
 

@@ -25,7 +25,7 @@ from pool.errors import IllegalTransition
 from pool.events import TurnEnd
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
-from pool.state import ProfileSnapshot
+from pool.roster import ProfileSnapshot
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId, WorkerState
 from scheduler.model import (

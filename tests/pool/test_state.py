@@ -9,7 +9,8 @@ from pool import backoff
 from pool.breaker import FAILURES, PANIC_S, TRIAL_S
 from pool.errors import IllegalTransition
 from pool.profile import RetireLimits
-from pool.state import MAX_PAUSE_S, PAUSE_S, PROBATION_SEATS, SPAWN_CONCURRENCY, Outlook, PoolState, ProfileSnapshot
+from pool.roster import Outlook, ProfileSnapshot
+from pool.state import MAX_PAUSE_S, PAUSE_S, PROBATION_SEATS, SPAWN_CONCURRENCY, PoolState
 from pool.stimuli import (
     Boot,
     Booted,

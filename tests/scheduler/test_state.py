@@ -9,7 +9,7 @@ import pytest
 
 from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Finish, Trace, TurnEnd
-from pool.state import Outlook
+from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start

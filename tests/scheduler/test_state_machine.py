@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pool.events import Fault, FaultKind, Finish, TextDelta, Trace, TurnEnd
-from pool.state import Outlook
+from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pool.state import Outlook
+from pool.roster import Outlook
 from tests.service.conftest import Log
 from tests.support.services import Answer, RunningService, key, running_service, scripted, until
 

@@ -26,7 +26,7 @@ from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, ToolSpec, T
 from pool.observer import PoolObserver
 from pool.pool import Pool
 from pool.profile import Profile, RetireLimits
-from pool.state import ProfileSnapshot
+from pool.roster import ProfileSnapshot
 from pool.stimuli import Lease
 from pool.turn import TurnLimits
 from pool.worker_state import IN_SERVICE, WorkerId, WorkerState

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pool.events import Fault, FaultKind, Finish, TextDelta, Trace, TurnEnd, TurnRequest, TurnSink
-from pool.state import Outlook
+from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 
