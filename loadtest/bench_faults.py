@@ -8,7 +8,7 @@ import signal
 import statistics
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import takewhile
+from itertools import dropwhile
 from math import inf
 from typing import NamedTuple
 
@@ -197,16 +197,18 @@ async def _kill(desk: Desk, worker: WorkerId) -> float:
     before = len(desk.moves)
     began_at = asyncio.get_running_loop().time()
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: _full_again(desk, before) != inf)
+    await until(lambda: _full_again(desk, worker, before) != inf)
     await desk.until_full()
-    return _full_again(desk, before) - began_at
+    return _full_again(desk, worker, before) - began_at
 
 
-def _full_again(desk: Desk, before: int) -> float:
-    """When all seats were in service again, after some were not; `inf`: they are not yet."""
-    moves = desk.moves[before:]
-    low = sum(1 for _ in takewhile(lambda move: move.seats == desk.seats, moves))
-    return next((move.at for move in moves[low:] if move.seats == desk.seats), inf)
+def _full_again(desk: Desk, lost: WorkerId, before: int) -> float:
+    """When all seats were in service again, after this worker had left it; `inf`: they are not yet.
+
+    With a spare that is in the very same step.
+    """
+    since = dropwhile(lambda move: move.worker != lost, desk.moves[before:])
+    return next((move.at for move in since if move.seats == desk.seats), inf)
 
 
 def _recovery(name: str, text: str, times: list[float], goal: float, load: str) -> Row:
