@@ -24,6 +24,7 @@ from pool.events import (
     Usage,
 )
 from pool.protocol import dialect_v2 as dialect
+from pool.protocol import functions
 from pool.protocol.messages import RpcError
 from pool.story import Story
 
@@ -105,6 +106,7 @@ class Turn:
         "_interrupt_by",
         "_last_message",
         "_limits",
+        "_names",
         "_progress_at",
         "_request",
         "_saw_event",
@@ -130,7 +132,7 @@ class Turn:
         """The worker has said that it ended, well or by the provider's fault."""
         self.is_workers_fault = False
         """It failed in a way that speaks against the worker, and not against what was asked of it."""
-        self._request = request
+        self._request, self._names = functions.adapted(request)
         self._sink: TurnSink | None = sink
         self._limits = limits
         self._began_at = now
@@ -224,8 +226,11 @@ class Turn:
             case Step.TURN_START if self.phase is not Phase.RUNNING:
                 return ()  # the turn ran and is ending or over, whatever the answer says
             case Step.THREAD_START | Step.INJECT_ITEMS | Step.TURN_START:
-                overloaded = error.code == dialect.OVERLOADED_CODE
-                kind = FaultKind.WORKER_OVERLOADED if overloaded else FaultKind.WORKER_REFUSED
+                kind = FaultKind.WORKER_REFUSED
+                if error.code == dialect.OVERLOADED_CODE:
+                    kind = FaultKind.WORKER_OVERLOADED
+                elif step is Step.THREAD_START and error.message.startswith(functions.REFUSAL):
+                    kind = FaultKind.BAD_REQUEST
                 self.is_workers_fault = error.code == dialect.INTERNAL_CODE
                 self._end(TurnEnd(fault=Fault(kind, error.message)), now)
                 return self._close(now)
@@ -269,7 +274,7 @@ class Turn:
                 item = note.item
                 if item.type == "function_call" and self._sink is not None and self._verdict is None:
                     self._calls_seen = True
-                    self._push(ToolCall(item.call_id, item.name, item.arguments))
+                    self._push(ToolCall(item.call_id, self._names.get(item.name, item.name), item.arguments))
                 return self._learn_turn_id(note.turn_id, now)
             case dialect.RawResponseCompleted():
                 return self.interrupt(Finish.TOOL_CALLS, now) if self._calls_seen else ()

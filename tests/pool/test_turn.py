@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool.errors import IllegalTransition
-from pool.events import Fault, FaultKind, Finish, ReasoningDelta, TextDelta, ToolCall, Trace, TurnRequest, Usage
+from pool.events import (
+    Fault,
+    FaultKind,
+    Finish,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolSpec,
+    Trace,
+    TurnRequest,
+    Usage,
+)
 from pool.protocol import dialect_v2 as dialect
 from pool.protocol.messages import RpcError
 from pool.turn import TRANSITIONS, Calls, Phase, Step, Turn, TurnLimits
@@ -27,10 +38,10 @@ SLOW = Fault(FaultKind.FRAME_TOO_LARGE, "a frame was too large")
 class Talk:
     """A dialogue with one turn: each method is a thing that happens to it, and returns the requests it makes."""
 
-    def __init__(self, limits: TurnLimits = LIMITS) -> None:
+    def __init__(self, limits: TurnLimits = LIMITS, request: TurnRequest = REQUEST) -> None:
         self.now = 1000.0
         self.sink = RecordingSink()
-        self.turn = Turn(REQUEST, self.sink, limits, self.now)
+        self.turn = Turn(request, self.sink, limits, self.now)
         self.unanswered: list[Step] = []
         self.moves: set[tuple[Phase, Phase]] = set()
         self.sent: list[dialect.Method] = []
@@ -293,6 +304,29 @@ def test_tool_calls_end_the_turn_with_an_interrupt_once_all_have_come() -> None:
     assert talk.outcome == Finish.TOOL_CALLS
     assert talk.sink.ended is not None
     assert talk.sink.ended.usage == Usage(input_tokens=5)
+
+
+def test_a_function_whose_name_the_app_server_swallows_is_called_by_its_own() -> None:
+    tools = (ToolSpec("exec_command", "Runs.", {"type": "object"}),)
+    talk = Talk(request=TurnRequest("m", "", ({"type": "function_call", "name": "exec_command"},), tools))
+    talk.begins()
+    talk.answered(Step.THREAD_START)
+    talk.answered(Step.INJECT_ITEMS)
+    opened, loaded, _ = (method.params for method in talk.sent)
+    assert [tool["name"] for tool in opened["dynamicTools"]] == ["_exec_command"]
+    assert loaded["items"] == ({"type": "function_call", "name": "_exec_command"},)
+    talk.hears(function_call("_exec_command"))
+    talk.hears(function_call("_unheard_of"))
+    assert [call.name for call in talk.sink.calls] == ["exec_command", "_unheard_of"]
+
+
+def test_functions_that_the_app_server_refuses_are_the_clients_mistake() -> None:
+    talk = opening()
+    talk.refused(Step.THREAD_START, RpcError(-32600, "dynamic tool input schema is not supported for f: no map"))
+    assert talk.sink.ended is not None
+    assert talk.sink.ended.fault is not None
+    assert talk.sink.ended.fault.kind is FaultKind.BAD_REQUEST
+    assert not talk.turn.is_workers_fault
 
 
 def test_tool_calls_are_the_outcome_even_if_the_turn_ends_otherwise() -> None:
