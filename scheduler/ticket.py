@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -30,7 +30,7 @@ class Ticket(msgspec.Struct, eq=False):
     """Given to whoever submitted the job, who reads it to the end or abandons it.
 
     `outcome` is None until there is one; then it never changes. `lease` is the latest that a turn of the job had, and
-    `attempts` how many it had. One reader only.
+    `attempts` how many it had. One reader only: `reader` is how it is woken.
     """
 
     id: int
@@ -41,27 +41,28 @@ class Ticket(msgspec.Struct, eq=False):
     started_at: float | None = None
     lease: Lease | None = None
     attempts: int = 0
+    reader: asyncio.Future[None] | None = None
     _attempt: Attempt | None = None
     _has_spoken: bool = False
     _events: list[TurnEvent] = []
     _buffered: int = 0
     _largest: int = 0
-    _reader: asyncio.Future[None] | None = None
 
-    async def read(self) -> list[TurnEvent]:
-        """All events that have come since the last call, in order; waits for the first. [] means: see `outcome`.
+    @property
+    def has_news(self) -> bool:
+        """Events have come that nobody has taken, or there is an outcome."""
+        return bool(self._events) or self.outcome is not None
 
-        Cancelling it loses nothing.
-        """
-        while not self._events and self.outcome is None:
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+    def take(self) -> list[TurnEvent]:
+        """All events that have come since the last call, in order. [] from a ticket with news means: see `outcome`."""
         events, self._events = self._events, []
         self._buffered = self._largest = 0
         return events
+
+    async def read(self) -> list[TurnEvent]:
+        """What `take` gives, once there is news. Cancelling it loses nothing."""
+        await news((self,))
+        return self.take()
 
     def abandon(self) -> None:
         """Nobody will read on: a waiting job is dropped, a running turn interrupted. Harmless once it is over."""
@@ -105,8 +106,22 @@ class Ticket(msgspec.Struct, eq=False):
             self._wake()
 
     def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if self.reader is not None and not self.reader.done():
+            self.reader.set_result(None)
+
+
+async def news(tickets: Sequence[Ticket]) -> None:
+    """Wait until one of the tickets has news. Cancelling it loses nothing."""
+    if any(ticket.has_news for ticket in tickets):
+        return
+    reader = asyncio.get_running_loop().create_future()
+    for ticket in tickets:
+        ticket.reader = reader
+    try:
+        await reader
+    finally:
+        for ticket in tickets:
+            ticket.reader = None
 
 
 class Attempt(msgspec.Struct, eq=False):

@@ -18,10 +18,19 @@ def to_turn(request: ChatRequest, *, model: str, effort: str | None) -> TurnRequ
     instructions, rest = _split(request.messages)
     return TurnRequest(
         model=model,
-        instructions="\n\n".join(instructions),
+        instructions="\n\n".join(instructions + _wishes(request)),
         items=tuple(_item(entry) for entry in rest),
+        tools=request.tools.specs,
         effort=request.effort or effort,
     )
+
+
+MUST_CALL = "Answer by calling a function, and with nothing else."
+
+
+def _wishes(request: ChatRequest) -> list[str]:
+    """What the CLI has no parameter for: the model is asked for it, and its answer is checked."""
+    return [MUST_CALL] if request.tools.must_call else []
 
 
 def _split(entries: tuple[Entry, ...]) -> tuple[list[str], tuple[Entry, ...]]:

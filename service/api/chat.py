@@ -17,7 +17,7 @@ from service.api.body import json_object
 from service.api.errors import ApiError, invalid, model_not_found, unsupported
 from service.api.history import Entry, count_chars, is_absent, read_history
 from service.api.options import Options, read_options
-from service.api.tools import tools_parameter
+from service.api.tools import Tools, count_tool_chars, read_tools
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Source: OpenAI's ReasoningEffort."""
@@ -65,6 +65,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     messages: tuple[Entry, ...]
+    tools: Tools = Tools()
+    n: int = 1
     stream: bool = False
     include_usage: bool = False
     effort: str | None = None
@@ -101,27 +103,28 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
     found = find(model)
     if found is None:
         raise model_not_found(model)
-    prompt_chars = count_chars(messages)
+    prompt_chars = count_chars(messages) + count_tool_chars(fields)
     if found.max_prompt_chars is not None and prompt_chars > found.max_prompt_chars:
         raise _too_long()
     _check_temperature(fields.get("temperature"))
     _check_top_p(fields.get("top_p"))
     _check_max_tokens(fields)
-    tools = tools_parameter(fields)
+    tools, ignored_of_tools = read_tools(fields)
     history = read_history(messages)
     effort = _effort(fields)
     options = read_options(fields)
     if not options.stream and options.stream_options is not None:
         raise invalid("stream_options is only allowed when stream is true", "stream_options")
-    _refuse_unsupported(fields, options, choices, output_format, tools)
+    _refuse_unsupported(fields, options, choices, output_format)
     request = ChatRequest(
         model=model,
         messages=history.entries,
+        tools=tools,
         stream=bool(options.stream),
         include_usage=_include_usage(options),
         effort=effort,
         metadata=options.metadata,
-        ignored=_ignored(fields, options, history.ignored),
+        ignored=_ignored(fields, options, history.ignored + ignored_of_tools),
         prompt_chars=prompt_chars,
     )
     return request, found
@@ -130,9 +133,7 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
 # --- what is not done --------------------------------------------------------------------------------------------
 
 
-def _refuse_unsupported(
-    fields: dict[str, Any], options: Options, choices: int, output_format: str, tools: str | None
-) -> None:
+def _refuse_unsupported(fields: dict[str, Any], options: Options, choices: int, output_format: str) -> None:
     """Whatever would change the answer, and is not done, is refused here and never ignored."""
     if choices > 1:
         raise unsupported("n", "more than one choice is not supported")
@@ -141,8 +142,6 @@ def _refuse_unsupported(
     for name in MAX_TOKENS:
         if fields.get(name) is not None:
             raise unsupported(name)
-    if tools is not None:
-        raise unsupported(tools)
     if options.stop:
         raise unsupported("stop")
     if options.modalities and options.modalities != ["text"]:
@@ -155,7 +154,7 @@ def _refuse_unsupported(
 _NOT_FOR_HEADERS = re.compile(r"[^A-Za-z0-9_.-]")
 
 
-def _ignored(fields: dict[str, Any], options: Options, in_messages: tuple[str, ...]) -> tuple[str, ...]:
+def _ignored(fields: dict[str, Any], options: Options, inside: tuple[str, ...]) -> tuple[str, ...]:
     names = [name for name, value in fields.items() if name not in READ and not is_absent(value)]
     if options.stream_options is not None:
         extra = dict(options.stream_options.model_extra or {})
@@ -165,7 +164,7 @@ def _ignored(fields: dict[str, Any], options: Options, in_messages: tuple[str, .
     reasoning = fields.get("reasoning")
     if reasoning:
         names += [f"reasoning.{name}" for name, value in reasoning.items() if name != "effort" and value is not None]
-    names += in_messages
+    names += inside
     if len(names) > MAX_IGNORED:
         names[MAX_IGNORED - 1 :] = ["..."]
     return tuple(_NOT_FOR_HEADERS.sub("?", name[:64]) for name in names)

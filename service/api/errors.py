@@ -130,6 +130,11 @@ def unsupported(param: str, message: str | None = None) -> ApiError:
     )
 
 
+def unfollowed(code: str, message: str) -> ApiError:
+    """502: the model did not do what the client may rely on, and was asked to."""
+    return ApiError(status=502, message=message, type="server_error", code=code, retryable=True)
+
+
 # --- faults ------------------------------------------------------------------------------------------------------
 
 

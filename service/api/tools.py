@@ -2,105 +2,209 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import msgspec
+
+from pool.events import ToolSpec
 from service.api.errors import invalid
 from service.api.history import is_absent
 
+MAX_FUNCTIONS = 128
+"""Source: OpenAI's limit."""
+
 _NEEDS_NAME = 'function definitions must include a non-empty "name"'
-_SWITCHES = ("true", "1", "yes", "false", "0", "no")
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
+_FIELDS = frozenset({"name", "description", "parameters", "strict"})
 
 
-def tools_parameter(body: dict[str, Any]) -> str | None:
-    """Which parameter offers functions that the model may call, if one does.
+class Tools(msgspec.Struct, frozen=True):
+    """The functions that the model may call, and what is made of its calls.
+
+    With `must_call` an answer without a call is none. Without `is_parallel` only the first call counts. `is_legacy`:
+    the caller speaks of `functions`, and gets a `function_call`.
+    """
+
+    specs: tuple[ToolSpec, ...] = ()
+    must_call: bool = False
+    is_parallel: bool = True
+    is_legacy: bool = False
+
+
+def count_tool_chars(body: dict[str, Any]) -> int:
+    """Characters of the definitions, which the model reads too; nobody has checked them yet."""
+    return sum(len(msgspec.json.encode(body[key])) for key in ("tools", "functions") if not is_absent(body.get(key)))
+
+
+def read_tools(body: dict[str, Any]) -> tuple[Tools, tuple[str, ...]]:
+    """What the model may call, and the names of the fields without effect.
 
     Raises:
         ApiError: 400, for a definition or a choice that is not well formed.
     """
-    tools = _tool_names(body.get("tools"))
-    functions = _function_names(body.get("functions"))
-    _check_tool_choice(body.get("tool_choice"), tools)
-    _check_function_call(body.get("function_call"), functions)
-    _check_parallel(body.get("parallel_tool_calls"))
-    if tools and body.get("tool_choice") != "none":
-        return "tools"
-    return "functions" if functions and body.get("function_call") != "none" else None
+    ignored: set[str] = set()
+    tools = _tools(body.get("tools"), ignored)
+    functions = _functions(body.get("functions"), ignored)
+    offered, must_call = _chosen(body.get("tool_choice"), tools)
+    legacy, must_call_legacy = _chosen_legacy(body.get("function_call"), functions)
+    is_parallel = _switch(body.get("parallel_tool_calls"))
+    if tools and functions:
+        raise invalid("tools and functions must not be given together", "functions")
+    if functions:
+        chosen = Tools(legacy, must_call=must_call_legacy, is_parallel=False, is_legacy=True)
+    else:
+        chosen = Tools(offered, must_call=must_call, is_parallel=is_parallel)
+    return (chosen, tuple(sorted(ignored))) if chosen.specs else (Tools(), ())
 
 
-def _tool_names(tools: Any) -> set[str]:
+# --- definitions -------------------------------------------------------------------------------------------------
+
+
+def _tools(tools: Any, ignored: set[str]) -> dict[str, ToolSpec]:
     if tools is None:
-        return set()
+        return {}
     if type(tools) is not list:
         raise invalid("tools must be an array of definitions", "tools")
-    names = set()
+    found: dict[str, ToolSpec] = {}
     for index, tool in enumerate(tools):
         if type(tool) is not dict:
             raise invalid('tool definition must be an object with type "function"', f"tools[{index}]")
         if tool.get("type") != "function":
             raise invalid('tool type must be "function"', f"tools[{index}].type")
-        names.add(_name(tool.get("function"), f"tools[{index}].function.name"))
-    return names
+        _note_unread("tools", tool, {"type", "function"}, ignored)
+        _add(found, tool.get("function"), "tools", f"tools[{index}].function", ignored)
+    return found
 
 
-def _function_names(functions: Any) -> set[str]:
+def _functions(functions: Any, ignored: set[str]) -> dict[str, ToolSpec]:
     if functions is None:
-        return set()
+        return {}
     if type(functions) is not list:
         raise invalid("functions must be an array of function definitions", "functions")
-    names = set()
+    found: dict[str, ToolSpec] = {}
     for index, function in enumerate(functions):
         if type(function) is not dict:
             raise invalid("function definition must be an object", f"functions[{index}]")
-        names.add(_name(function, f"functions[{index}].name"))
-    return names
+        _add(found, function, "functions", f"functions[{index}]", ignored)
+    return found
 
 
-def _name(function: Any, param: str) -> str:
-    name = function.get("name") if type(function) is dict else None
+def _add(found: dict[str, ToolSpec], function: Any, param: str, where: str, ignored: set[str]) -> None:
+    if len(found) == MAX_FUNCTIONS:
+        raise invalid(f"{param} must hold at most {MAX_FUNCTIONS} functions", param)
+    name = _name(function, _NEEDS_NAME, f"{where}.name")
+    if _NAME.fullmatch(name) is None:
+        raise invalid(
+            "function names must be 1 to 64 letters, digits, underscores and dashes of ASCII", f"{where}.name"
+        )
+    if name in found:
+        raise invalid(f'the function "{name}" is defined twice', f"{where}.name")
+    description, parameters = function.get("description"), function.get("parameters")
+    if type(description) is not str and description is not None:
+        raise invalid(f"{where}.description must be a string", f"{where}.description")
+    if type(parameters) is not dict and parameters is not None:
+        raise invalid(f"{where}.parameters must be a JSON Schema object", f"{where}.parameters")
+    strict = function.get("strict")
+    if type(strict) is not bool and strict is not None:
+        raise invalid(f"{where}.strict must be a boolean", f"{where}.strict")
+    inside = "tools.function" if param == "tools" else param
+    if strict:
+        ignored.add(f"{inside}.strict")
+    _note_unread(inside, function, _FIELDS, ignored)
+    schema = {"type": "object", "properties": {}} if parameters is None else parameters
+    found[name] = ToolSpec(name, description or "", schema)
+
+
+def _note_unread(where: str, value: dict[str, Any], fields: frozenset[str] | set[str], ignored: set[str]) -> None:
+    ignored.update(f"{where}.{key}" for key in value if key not in fields and not is_absent(value[key]))
+
+
+def _name(holder: Any, message: str, param: str) -> str:
+    name = holder.get("name") if type(holder) is dict else None
     if type(name) is not str or not name:
-        raise invalid(_NEEDS_NAME, param)
+        raise invalid(message, param)
     return name
 
 
-def _check_tool_choice(choice: Any, names: set[str]) -> None:
+# --- choices -----------------------------------------------------------------------------------------------------
+
+Chosen = tuple[tuple[ToolSpec, ...], bool]
+"""What is offered, and whether it must be called."""
+
+
+def _chosen(choice: Any, tools: dict[str, ToolSpec]) -> Chosen:
+    every = tuple(tools.values())
     if is_absent(choice):
-        return
-    name = None
+        return every, False
     if type(choice) is str:
         if choice not in ("auto", "none", "required"):
             raise invalid('tool_choice must be "auto", "none", "required", or a function selector', "tool_choice")
-    elif type(choice) is not dict:
+        if choice == "required" and not tools:
+            raise invalid("tool_choice requires tools definitions", "tool_choice")
+        return () if choice == "none" else every, choice == "required"
+    if type(choice) is not dict:
         raise invalid(
             'tool_choice must be a string ("auto" | "none" | "required") or { type: "function", function: { name } }',
             "tool_choice",
         )
-    elif choice.get("type") != "function":
+    if choice.get("type") == "allowed_tools":
+        return _allowed(choice.get("allowed_tools"), tools)
+    if choice.get("type") != "function":
         raise invalid('tool_choice.type must be "function"', "tool_choice.type")
-    else:
-        function = choice.get("function")
-        name = function.get("name") if type(function) is dict else None
-        if type(name) is not str or not name:
-            raise invalid("tool_choice.function.name is required", "tool_choice.function.name")
-    if not names and choice not in ("auto", "none"):
+    where = "tool_choice.function.name"
+    name = _name(choice.get("function"), "tool_choice.function.name is required", where)
+    if not tools:
         raise invalid("tool_choice requires tools definitions", "tool_choice")
-    if name is not None and name not in names:
-        raise invalid("tool_choice.function.name must reference a declared tool", "tool_choice.function.name")
+    return (_declared(name, tools, where),), True
 
 
-def _check_function_call(choice: Any, names: set[str]) -> None:
-    if choice is None or choice in ("auto", "none"):
-        return
-    name = choice.get("name") if type(choice) is dict else None
-    if type(name) is not str or not name:
-        raise invalid('function_call must be "auto", "none", or { name }', "function_call")
-    if not names:
+def _allowed(allowed: Any, tools: dict[str, ToolSpec]) -> Chosen:
+    """Source: OpenAI's ChatCompletionAllowedTools."""
+    where = "tool_choice.allowed_tools"
+    if type(allowed) is not dict:
+        raise invalid(f"{where} must be an object", where)
+    if allowed.get("mode") not in ("auto", "required"):
+        raise invalid(f'{where}.mode must be "auto" or "required"', f"{where}.mode")
+    named = allowed.get("tools")
+    if type(named) is not list or not named:
+        raise invalid(f"{where}.tools must be a non-empty array", f"{where}.tools")
+    chosen: dict[str, ToolSpec] = {}
+    for index, tool in enumerate(named):
+        place = f"{where}.tools[{index}]"
+        if type(tool) is not dict or tool.get("type") != "function":
+            raise invalid(f'{place}.type must be "function"', f"{place}.type")
+        name = _name(tool.get("function"), f"{place}.function.name is required", f"{place}.function.name")
+        chosen[name] = _declared(name, tools, f"{place}.function.name")
+    return tuple(chosen.values()), allowed["mode"] == "required"
+
+
+def _declared(name: str, tools: dict[str, ToolSpec], where: str) -> ToolSpec:
+    if name not in tools:
+        raise invalid(f"{where} must reference a declared tool", where)
+    return tools[name]
+
+
+def _chosen_legacy(choice: Any, functions: dict[str, ToolSpec]) -> Chosen:
+    if choice is None or choice == "auto":
+        return tuple(functions.values()), False
+    if choice == "none":
+        return (), False
+    name = _name(choice, 'function_call must be "auto", "none", or { name }', "function_call")
+    if not functions:
         raise invalid("function_call requires functions definitions", "function_call")
-    if name not in names:
+    if name not in functions:
         raise invalid("function_call.name must reference a declared function", "function_call.name")
+    return (functions[name],), True
 
 
-def _check_parallel(value: Any) -> None:
-    if value is None or type(value) is bool or (type(value) is int and value in (0, 1)):
-        return
-    if type(value) is not str or value.strip().lower() not in _SWITCHES:
+def _switch(value: Any) -> bool:
+    if value is None:
+        return True
+    if type(value) is bool or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    word = value.strip().lower() if type(value) is str else ""
+    if word not in _YES and word not in _NO:
         raise invalid("parallel_tool_calls must be a boolean when provided", "parallel_tool_calls")
+    return word in _YES

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from pool.events import Finish, Usage
+from service.api.chat import ChatRequest
+from service.encode.choice import Choice, total
 from service.encode.usage import usage_object
 
 
@@ -14,35 +16,46 @@ def chat_completion(
     *,
     id: str,  # noqa: A002 - OpenAI's word
     created: int,
-    model: str,
     fingerprint: str,
-    text: str,
-    finish: Finish,
-    usage: Usage | None,
-    prompt_chars: int = 0,
-    metadata: dict[str, str] | None = None,
+    request: ChatRequest,
+    choices: Sequence[Choice],
 ) -> tuple[bytes, bool]:
-    """A `chat.completion` object, and whether its token counts are an estimate.
+    """A `chat.completion` object of choices that have ended, and whether its token counts are an estimate.
 
     Source: OpenAI's CreateChatCompletionResponse; `metadata` is left out when the client sent none.
     """
-    counts, is_estimate = usage_object(usage, prompt_chars=prompt_chars, completion_chars=len(text))
+    usage, is_estimate = total(choices)
     answer: dict[str, Any] = {
         "id": id,
         "object": "chat.completion",
         "created": created,
-        "model": model,
+        "model": request.model,
         "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": finish,
-            }
+            {"index": index, "message": _message(choice, request), "logprobs": None, "finish_reason": choice.finish}
+            for index, choice in enumerate(choices)
         ],
-        "usage": counts,
+        "usage": usage_object(usage),
         "system_fingerprint": fingerprint,
     }
-    if metadata is not None:
-        answer["metadata"] = metadata
+    if request.metadata is not None:
+        answer["metadata"] = request.metadata
     return msgspec.json.encode(answer), is_estimate
+
+
+def _message(choice: Choice, request: ChatRequest) -> dict[str, Any]:
+    """Source: OpenAI's ChatCompletionResponseMessage."""
+    text = choice.text
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if choice.calls and not text else text,
+        "refusal": None,
+    }
+    if choice.calls and request.tools.is_legacy:
+        (call,) = choice.calls
+        message["function_call"] = {"name": call.name, "arguments": call.arguments}
+    elif choice.calls:
+        message["tool_calls"] = [
+            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.calls
+        ]
+    return message

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
-from pool.events import Finish, TextDelta, TurnEvent, Usage
+from pool.events import TextDelta, ToolCall
+from service.api.chat import ChatRequest
 from service.api.errors import ApiError
+from service.encode.choice import Choice, Piece, call_counts, total
 from service.encode.usage import usage_object
 
 DONE = b"data: [DONE]\n\n"
@@ -24,67 +26,94 @@ def keepalive(wall_ms: int) -> bytes:
 
 
 class ChatStream:
-    """The chunks of one answer. Call in this order: `role`, any number of `text` or `events`, `finish`, `usage`, then
-    write `DONE`; or `error`, and nothing after it.
+    """The chunks of one answer. Call in this order: `role`, any number of `pieces`, `finish`; or `error` at any time,
+    and nothing after it.
 
-    Each method returns whole events, so the bytes of several may be joined into one write. `prompt_chars` is what an
-    estimate of the prompt's tokens goes by. Source: OpenAI's CreateChatCompletionStreamResponse.
+    Each method returns whole events, so the bytes of several may be joined into one write. Source: OpenAI's
+    CreateChatCompletionStreamResponse.
     """
 
-    __slots__ = ("_between", "_chars", "_head", "_include_usage", "_prompt_chars", "_tail", "_text_head", "_text_tail")
+    __slots__ = ("_calls", "_head", "_heads", "_indices", "_request", "_tail")
 
     def __init__(
         self,
         *,
         id: str,  # noqa: A002 - OpenAI's word
         created: int,
-        model: str,
         fingerprint: str,
-        include_usage: bool,
-        prompt_chars: int = 0,
+        request: ChatRequest,
     ) -> None:
         same = b'"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"system_fingerprint":%b'
-        self._head = b"data: {" + same % (_json(id), created, _json(model), _json(fingerprint)) + b',"choices":['
-        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
-        self._text_head = self._head + b'{"index":0,"delta":{"content":'
-        self._text_tail = b'},"finish_reason":null}' + self._tail
-        self._between = self._text_tail + self._text_head
-        self._include_usage = include_usage
-        self._prompt_chars = prompt_chars
-        self._chars = 0
+        self._head = (
+            b"data: {" + same % (_json(id), created, _json(request.model), _json(fingerprint)) + b',"choices":['
+        )
+        self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
+        self._request = request
+        self._indices = range(request.n)
+        self._heads = [self._head + b'{"index":%d,"delta":{' % index for index in self._indices]
+        self._calls = [0] * request.n
 
     def role(self) -> bytes:
         """The first chunk."""
-        return self._head + b'{"index":0,"delta":{"role":"assistant"},"finish_reason":null}' + self._tail
+        return self._of_all(
+            [b'{"index":%d,"delta":{"role":"assistant"},"finish_reason":null}' % i for i in self._indices]
+        )
 
-    def text(self, text: str) -> bytes:
-        """The next piece of the answer."""
-        self._chars += len(text)
-        return self._text_head + _json(text) + self._text_tail
+    def pieces(self, pieces: Sequence[Piece], index: int = 0) -> bytes:
+        """A chunk for each piece of text, and two for each call: the second has its arguments, all at once."""
+        head, tail = self._heads[index], b'},"finish_reason":null}' + self._tail
+        out: list[bytes] = []
+        for piece in pieces:
+            if isinstance(piece, TextDelta):
+                out += (head, b'"content":', _json(piece.text), tail)
+            else:
+                for delta in self._call(piece, index):
+                    out += (head, delta, tail)
+        return b"".join(out)
 
-    def events(self, events: Iterable[TurnEvent]) -> bytes:
-        """A chunk for each piece of the answer among `events`; b"" when there is none. Reasoning is not streamed."""
-        texts = [event.text for event in events if isinstance(event, TextDelta)]
-        if not texts:
-            return b""
-        self._chars += sum(map(len, texts))
-        return self._text_head + self._between.join(map(_json, texts)) + self._text_tail
+    def finish(self, choices: Sequence[Choice]) -> bytes:
+        """Why each choice ended, how many calls there were if there were any, the usage if it was asked for, [DONE].
 
-    def finish(self, reason: Finish) -> bytes:
-        """The chunk that says why the answer ends."""
-        return self._head + b'{"index":0,"delta":{},"finish_reason":"%b"}' % reason.encode() + self._tail
-
-    def usage(self, usage: Usage | None) -> bytes:
-        """The chunk with the token counts, b"" when the client did not ask for it.
-
-        What the upstream did not report is estimated, and a comment before the chunk says so.
+        A usage that the upstream did not report is estimated, and a comment before it says so.
         """
-        if not self._include_usage:
-            return b""
-        counts, is_estimate = usage_object(usage, prompt_chars=self._prompt_chars, completion_chars=self._chars)
-        chunk = self._head + b'],"usage":' + _json(counts) + b"}\n\n"
-        return ESTIMATED + chunk if is_estimate else chunk
+        finishes = [
+            b'{"index":%d,"delta":{},"finish_reason":"%b"}' % (index, choice.finish.encode())
+            for index, choice in enumerate(choices)
+        ]
+        return self._of_all(finishes) + _calls_comment(choices) + self._usage(choices) + DONE
 
     def error(self, error: ApiError) -> bytes:
         """The failure of a stream whose status is already sent. Nothing may follow: a `DONE` would say all is well."""
         return b"data: " + error.body() + b"\n\n"
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _of_all(self, choices: Sequence[bytes]) -> bytes:
+        return self._head + b",".join(choices) + self._tail
+
+    def _call(self, call: ToolCall, index: int) -> tuple[bytes, bytes]:
+        """The deltas that begin a call and complete it. Source: OpenAI's ChatCompletionMessageToolCallChunk."""
+        name, arguments = _json(call.name), _json(call.arguments)
+        if self._request.tools.is_legacy:
+            return b'"function_call":{"name":%b,"arguments":""}' % name, b'"function_call":{"arguments":%b}' % arguments
+        number = self._calls[index]
+        self._calls[index] += 1
+        begin = b'"tool_calls":[{"index":%d,"id":%b,"type":"function","function":{"name":%b,"arguments":""}}]'
+        rest = b'"tool_calls":[{"index":%d,"function":{"arguments":%b}}]'
+        return begin % (number, _json(call.call_id), name), rest % (number, arguments)
+
+    def _usage(self, choices: Sequence[Choice]) -> bytes:
+        if not self._request.include_usage:
+            return b""
+        usage, is_estimate = total(choices)
+        chunk = self._head + b'],"usage":' + _json(usage_object(usage)) + b"}\n\n"
+        return ESTIMATED + chunk if is_estimate else chunk
+
+
+def _calls_comment(choices: Sequence[Choice]) -> bytes:
+    """Source: the predecessor's stream, between its finish and its usage."""
+    count, is_truncated = call_counts(choices)
+    if not count:
+        return b""
+    facts = {"tool_call_count": count, "tool_call_truncated": is_truncated, "stop_after_tools_mode": "burst"}
+    return b": " + _json(facts) + b"\n\n"

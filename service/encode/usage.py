@@ -10,15 +10,16 @@ CHARS_PER_TOKEN = 4
 """The usual rule of thumb for English text, and the predecessor's."""
 
 
-def usage_object(usage: Usage | None, *, prompt_chars: int, completion_chars: int) -> tuple[dict[str, Any], bool]:
-    """The `usage` object, and whether it is an estimate: that is all there is when the upstream reported nothing.
+def counted(usage: Usage | None, *, prompt_chars: int, completion_chars: int) -> tuple[Usage, bool]:
+    """The counts of one turn, and whether they are an estimate: that is all there is when the upstream told nothing."""
+    if usage is not None:
+        return usage, False
+    return Usage(input_tokens=_estimate(prompt_chars), output_tokens=_estimate(completion_chars)), True
 
-    Source: OpenAI's CompletionUsage. Details that the upstream does not tell apart are zero.
-    """
-    is_estimate = usage is None
-    if usage is None:
-        usage = Usage(input_tokens=_estimate(prompt_chars), output_tokens=_estimate(completion_chars))
-    counts = {
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """The `usage` object. Source: OpenAI's CompletionUsage. Details that the upstream does not tell apart are zero."""
+    return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
@@ -34,7 +35,6 @@ def usage_object(usage: Usage | None, *, prompt_chars: int, completion_chars: in
             "rejected_prediction_tokens": 0,
         },
     }
-    return counts, is_estimate
 
 
 def _estimate(chars: int) -> int:

@@ -12,16 +12,16 @@ from typing import Any
 from aiohttp import hdrs, web
 from msgspec.structs import replace
 
-from pool.events import Finish, TextDelta, TurnEnd, TurnEvent
-from scheduler.model import Ended, Job, NotReady, Outcome, QueueFull, Rejected, WaitTooLong
-from scheduler.ticket import Ticket
+from scheduler.model import Ended, Job, NotReady, QueueFull, Rejected, WaitTooLong
+from scheduler.ticket import Ticket, news
 from service.admission import Tenant, count
 from service.api.body import unpacked
 from service.api.chat import ChatRequest, parse_chat
-from service.api.errors import ApiError, from_outcome, from_rejection, internal, too_large
+from service.api.errors import ApiError, from_rejection, internal, too_large
 from service.api.headers import PRIORITY_APPLIED_HEADER, read_deadline_s, read_priority
+from service.encode.choice import Choice, Piece, call_counts
 from service.encode.collect import chat_completion
-from service.encode.sse import DONE, ChatStream, keepalive
+from service.encode.sse import ChatStream, keepalive
 from service.observability import outcome_label
 from service.routing import Plan, Target
 from service.settings import ServerSettings
@@ -38,6 +38,8 @@ STREAM_HEADERS = {
 }
 IGNORED_HEADER = "x-codex-ignored-params"
 USAGE_HEADER = "x-codex-usage"
+CALL_COUNT_HEADER = "x-codex-tool-call-count"
+CALLS_TRUNCATED_HEADER = "x-codex-tool-call-truncated"
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -75,12 +77,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     answer = _Answer(request, service, chat, current.settings.server)
     if wanted is not None and wanted is not priority:
         answer.headers[PRIORITY_APPLIED_HEADER] = priority
-    ticket = _submit(service, job, plan[1:], tenant)
     try:
-        return await (answer.stream(ticket) if chat.stream else answer.collect(ticket))
+        answer.add(_submit(service, job, plan[1:], tenant))
+        return await answer.respond()
     finally:
-        ticket.abandon()
-        answer.note_end(ticket)
+        answer.note_end()
 
 
 async def head(request: web.Request) -> web.Response:
@@ -145,8 +146,36 @@ def _moved(job: Job, target: Target, tenant: Tenant) -> Job:
     )
 
 
+class _Voice:
+    """One choice, and the ticket of the turn that says it."""
+
+    def __init__(self, index: int, ticket: Ticket, choice: Choice) -> None:
+        self.index = index
+        self.ticket = ticket
+        self.choice = choice
+        self.is_over = False
+
+    def advance(self) -> list[Piece]:
+        """What it has to show of the news; [] also when this was its end.
+
+        Raises:
+            ApiError: it ended without an answer.
+        """
+        events = self.ticket.take()
+        if events:
+            return self.choice.take(events)
+        if self.ticket.outcome is not None:
+            self.is_over = True
+            self.choice.end(self.ticket.outcome)
+        return []
+
+
+Shown = list[tuple[_Voice, list[Piece]]]
+"""What is new, by choice."""
+
+
 class _Answer:
-    """Turns one ticket's events into one HTTP answer."""
+    """Turns the events of one ticket or several into one HTTP answer."""
 
     def __init__(self, request: web.Request, service: Service, chat: ChatRequest, settings: ServerSettings) -> None:
         self.headers = {IGNORED_HEADER: ", ".join(chat.ignored)} if chat.ignored else {}
@@ -154,102 +183,127 @@ class _Answer:
         self._service = service
         self._settings = settings
         self._chat = chat
+        self._voices: list[_Voice] = []
         self._began_at = time.perf_counter()
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())  # noqa: TID251 - the wire wants wall-clock seconds
         self._first_text_s: float | None = None
 
-    async def collect(self, ticket: Ticket) -> web.Response:
+    def add(self, ticket: Ticket) -> None:
+        """The turn of one more choice."""
+        self._voices.append(_Voice(len(self._voices), ticket, Choice(self._chat, keeps=not self._chat.stream)))
+
+    async def respond(self) -> web.StreamResponse:
+        """The answer, in one of its two forms."""
+        return await (self._stream() if self._chat.stream else self._collect())
+
+    def note_end(self) -> None:
+        """Nobody reads on. Add to the log line what only the end knows."""
+        for voice in self._voices:
+            voice.ticket.abandon()
+        if not self._voices:
+            return
+        facts, ticket = self._request[FACTS], self._voices[0].ticket
+        outcomes = [voice.ticket.outcome for voice in self._voices]
+        labels = dict.fromkeys("none" if outcome is None else outcome_label(outcome) for outcome in outcomes)
+        facts |= {"profile": ticket.job.profile, "outcome": ",".join(labels)}
+        if self._first_text_s is not None:
+            facts["first_text_s"] = round(self._first_text_s, 4)
+        if ticket.lease is not None:
+            facts["worker"] = str(ticket.lease.worker)
+        ends = [voice.ticket.outcome.end for voice in self._voices if isinstance(voice.ticket.outcome, Ended)]
+        usages = [end.usage for end in ends if end.usage is not None]
+        if usages:
+            facts["input_tokens"] = sum(usage.input_tokens for usage in usages)
+            facts["output_tokens"] = sum(usage.output_tokens for usage in usages)
+
+    # --- its two forms ---------------------------------------------------------------------------------------
+
+    async def _collect(self) -> web.Response:
         """The whole answer as one object."""
-        parts: list[str] = []
-        chars = 0
-        while events := await ticket.read():
-            texts = [event.text for event in events if isinstance(event, TextDelta)]
-            if texts:
-                self._note_first_text(ticket)
-            chars += sum(map(len, texts))
-            if chars > MAX_ANSWER_CHARS:
+        while await self._read():
+            if sum(voice.choice.kept_chars for voice in self._voices) > MAX_ANSWER_CHARS:
                 raise ApiError(
                     status=502, message="the answer is too long", type="server_error", code="answer_too_large"
                 )
-            parts += texts
-        end = _ended(ticket.outcome)
+        choices = [voice.choice for voice in self._voices]
         body, estimated = chat_completion(
             id=self._id,
             created=self._created,
-            model=self._chat.model,
-            fingerprint=self._fingerprint(ticket),
-            text="".join(parts),
-            finish=end.finish or Finish.STOP,
-            usage=end.usage,
-            prompt_chars=self._chat.prompt_chars,
-            metadata=self._chat.metadata,
+            fingerprint=self._fingerprint(),
+            request=self._chat,
+            choices=choices,
         )
+        count, is_truncated = call_counts(choices)
         response = web.Response(body=body, content_type="application/json", headers=self.headers)
+        response.headers[CALL_COUNT_HEADER] = str(count)
+        response.headers[CALLS_TRUNCATED_HEADER] = "true" if is_truncated else "false"
         if estimated:
             response.headers[USAGE_HEADER] = "estimated"
         await response.prepare(self._request)
         await self._in_time(response.write_eof())
         return response
 
-    async def stream(self, ticket: Ticket) -> web.StreamResponse:
+    async def _stream(self) -> web.StreamResponse:
         """The answer as server-sent events; the status is committed with the first event or after `commit_delay_s`."""
-        encoder = ChatStream(
-            id=self._id,
-            created=self._created,
-            model=self._chat.model,
-            fingerprint=self._fingerprint(ticket),
-            include_usage=self._chat.include_usage,
-            prompt_chars=self._chat.prompt_chars,
-        )
-        events = await _read(ticket, self._settings.commit_delay_s)
-        if events == []:
-            _ended(ticket.outcome)
+        encoder = ChatStream(id=self._id, created=self._created, fingerprint=self._fingerprint(), request=self._chat)
+        shown = await self._read_within(self._settings.commit_delay_s)
         response = web.StreamResponse(headers=STREAM_HEADERS | self.headers)
         await response.prepare(self._request)
         try:
-            await self._relay(response, encoder, ticket, events)
+            await self._relay(response, encoder, shown)
         except ConnectionError:
             raise
+        except ApiError as error:
+            await self._write(response, encoder.error(error))
         except Exception as error:  # noqa: BLE001 - the middleware's boundary again: its 500 would land in this body
             self._service.observability.handler_failed(self._request.path, error)
             await self._write(response, encoder.error(internal()))
         await self._in_time(response.write_eof())
         return response
 
-    def note_end(self, ticket: Ticket) -> None:
-        """Add to the log line what only the end knows."""
-        facts = self._request[FACTS]
-        facts["profile"] = ticket.job.profile
-        facts["outcome"] = outcome_label(ticket.outcome) if ticket.outcome is not None else "none"
-        if self._first_text_s is not None:
-            facts["first_text_s"] = round(self._first_text_s, 4)
-        if ticket.lease is not None:
-            facts["worker"] = str(ticket.lease.worker)
-        if isinstance(ticket.outcome, Ended) and ticket.outcome.end.usage is not None:
-            usage = ticket.outcome.end.usage
-            facts |= {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
-
-    # --- inside ----------------------------------------------------------------------------------------------
-
-    async def _relay(
-        self, response: web.StreamResponse, encoder: ChatStream, ticket: Ticket, events: list[TurnEvent] | None
-    ) -> None:
-        """Write the stream, from its role to its last words; `events` are those that have come already."""
+    async def _relay(self, response: web.StreamResponse, encoder: ChatStream, shown: Shown | None) -> None:
+        """Write the stream, from its role to its last words; `shown` is what there is to begin with."""
         chunks = encoder.role()
-        while events != []:
-            if events is not None:
-                self._note_first_text(ticket)
-                chunks += encoder.events(events)
+        while shown != []:
+            if shown is not None:
+                chunks += b"".join(encoder.pieces(pieces, voice.index) for voice, pieces in shown)
             elif self._wants_keepalive():
                 chunks += keepalive(int(time.time() * 1000))  # noqa: TID251 - as above
             await self._write(response, chunks)
             chunks = b""
-            events = await _read(ticket, self._settings.keepalive_s)
-        await self._write(response, chunks + _last_words(encoder, ticket.outcome))
+            shown = await self._read_within(self._settings.keepalive_s)
+        await self._write(response, chunks + encoder.finish([voice.choice for voice in self._voices]))
 
-    def _fingerprint(self, ticket: Ticket) -> str:
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _read(self) -> Shown:
+        """What is next to be shown of any choice; [] when all have ended.
+
+        Reasoning is not shown: it commits no status, and keeps no connection alive.
+
+        Raises:
+            ApiError: one of them failed, and the answer with it.
+        """
+        while speaking := [voice for voice in self._voices if not voice.is_over]:
+            await news([voice.ticket for voice in speaking])
+            shown = [(voice, pieces) for voice in speaking if voice.ticket.has_news and (pieces := voice.advance())]
+            if shown:
+                self._note_first_text(shown[0][0].ticket)
+                return shown
+        return []
+
+    async def _read_within(self, timeout_s: float) -> Shown | None:
+        """What `_read` gives, or None when there was nothing within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._read()
+        except TimeoutError:
+            return None
+
+    def _fingerprint(self) -> str:
         """The CLI that answers: a profile that is being rolled may have two."""
+        ticket = self._voices[0].ticket
         version = self._service.pool.version(ticket.lease.worker) if ticket.lease is not None else None
         version = version or self._service.observability.versions.get(ticket.job.profile)
         return f"fp_codex_{version or 'unknown'}"
@@ -284,37 +338,3 @@ class _Answer:
             if transport is not None:
                 transport.abort()
             raise ConnectionResetError("the client does not read") from None
-
-
-async def _read(ticket: Ticket, timeout_s: float) -> list[TurnEvent] | None:
-    """The next events that a stream shows, [] at the end, None when there were none within `timeout_s`.
-
-    Reasoning is not shown: it commits no status, and keeps no connection alive.
-    """
-    try:
-        async with asyncio.timeout(timeout_s):
-            while events := await ticket.read():
-                if any(isinstance(event, TextDelta) for event in events):
-                    break
-            return events
-    except TimeoutError:
-        return None
-
-
-def _ended(outcome: Outcome | None) -> TurnEnd:
-    """The end of a turn that gave an answer; every other outcome is an error."""
-    assert outcome is not None  # noqa: S101 - `read` returns [] only once there is one
-    error = from_outcome(outcome)
-    if error is not None:
-        raise error
-    assert isinstance(outcome, Ended)  # noqa: S101 - `from_outcome` knows all others as errors
-    return outcome.end
-
-
-def _last_words(encoder: ChatStream, outcome: Outcome | None) -> bytes:
-    """How a stream ends: the finish, the usage and [DONE]; or an error, which nobody can take for a finish."""
-    try:
-        end = _ended(outcome)
-    except ApiError as error:
-        return encoder.error(error)
-    return encoder.finish(end.finish or Finish.STOP) + encoder.usage(end.usage) + DONE

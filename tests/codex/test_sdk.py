@@ -14,7 +14,8 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionChunk, ChatCompletionFunctionToolParam, ChatCompletionMessageParam
+from pydantic import BaseModel, Field
 
 from tests.support.pools import script
 
@@ -144,6 +145,65 @@ def test_all_roles_reach_the_model(client: OpenAI) -> None:
     ]
     answer = client.chat.completions.create(model=MODEL, messages=messages)
     assert answer.choices[0].message.content == "Still sunny."
+
+
+class Weather(BaseModel):
+    """The weather in a city."""
+
+    city: str = Field(pattern="^[A-Z]")
+    days: int = 1
+
+
+WEATHER = openai.pydantic_function_tool(Weather)
+SHELL: ChatCompletionFunctionToolParam = {"type": "function", "function": {"name": "exec_command"}}
+CALLING = [
+    {"name": "_exec_command", "arguments": "{}", "call_id": "call_a"},
+    {"name": "Weather", "arguments": '{"city": "Rome",  "days": 3}', "call_id": "call_b"},
+]
+
+
+def test_functions_are_called_and_their_answers_come_back(client: OpenAI) -> None:
+    asked = user(script(tool_calls=CALLING))
+    answer = client.chat.completions.create(model=MODEL, messages=asked, tools=[WEATHER, SHELL])
+    message = answer.choices[0].message
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert message.content is None
+    assert message.tool_calls is not None
+    assert [
+        (call.id, call.function.name, call.function.arguments) for call in message.tool_calls if call.type == "function"
+    ] == [
+        ("call_a", "exec_command", "{}"),
+        ("call_b", "Weather", '{"city": "Rome",  "days": 3}'),
+    ]
+    told: list[ChatCompletionMessageParam] = [
+        {"role": "tool", "tool_call_id": call.id, "content": f"answer to {call.id}"} for call in message.tool_calls
+    ]
+    made: Any = message.to_dict()
+    again = client.chat.completions.create(model=MODEL, messages=[*asked, made, *told], tools=[WEATHER, SHELL])
+    assert again.choices[0].message.content == "The tools answered: answer to call_a | answer to call_b"
+
+
+def test_the_stream_helper_puts_calls_together_and_reads_their_arguments(client: OpenAI) -> None:
+    prompt = user(script(text="I look.", tool_calls=CALLING[1:]))
+    with client.chat.completions.stream(model=MODEL, messages=prompt, tools=[WEATHER]) as stream:
+        done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
+        final = stream.get_final_completion()
+    assert [(event.name, event.parsed_arguments) for event in done] == [("Weather", Weather(city="Rome", days=3))]
+    assert final.choices[0].message.content == "I look."
+    assert final.choices[0].finish_reason == "tool_calls"
+
+
+def test_parsed_arguments_are_the_callers_own_types(client: OpenAI) -> None:
+    answer = client.chat.completions.parse(model=MODEL, messages=user(script(tool_calls=CALLING[1:])), tools=[WEATHER])
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert call.function.parsed_arguments == Weather(city="Rome", days=3)
+
+
+def test_a_schema_that_is_none_is_a_bad_request(client: OpenAI) -> None:
+    wrong: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": []}}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=user("Hi."), tools=[wrong])
+    assert "look" in str(caught.value)
 
 
 def test_models(client: OpenAI) -> None:

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pool.events import ToolSpec
 from service.api.chat import EFFORTS, READ, ChatRequest
 from service.api.errors import ApiError
 from service.api.options import Options
+from service.api.tools import Tools
 from tests.service.asking import GENERIC, HELLO, UNSUPPORTED, ask, call, calling, parse, refusal, result, user
 
 # --- the predecessor's table -------------------------------------------------------------------------------------
@@ -174,6 +176,125 @@ def test_a_wrong_parameter_is_refused_in_the_tables_words(
     assert error.type == "invalid_request_error"
 
 
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "look"} | function}
+
+
+ALLOWED: dict[str, Any] = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "look"}}]}
+FUNCTION_NAMES = "function names must be 1 to 64 letters, digits, underscores and dashes of ASCII"
+BEYOND: list[tuple[dict[str, Any], str, str]] = [
+    ({"tools": [tool(name="a.b")]}, "tools[0].function.name", FUNCTION_NAMES),
+    ({"tools": [tool(name="x" * 65)]}, "tools[0].function.name", FUNCTION_NAMES),
+    ({"functions": [{"name": "é"}]}, "functions[0].name", FUNCTION_NAMES),
+    ({"tools": [tool(), tool()]}, "tools[1].function.name", 'the function "look" is defined twice'),
+    (
+        {"tools": [tool(description=5)]},
+        "tools[0].function.description",
+        "tools[0].function.description must be a string",
+    ),
+    (
+        {"tools": [tool(parameters=[])]},
+        "tools[0].function.parameters",
+        "tools[0].function.parameters must be a JSON Schema object",
+    ),
+    ({"tools": [tool(strict="yes")]}, "tools[0].function.strict", "tools[0].function.strict must be a boolean"),
+    ({"tools": [tool(name=f"f{i}") for i in range(129)]}, "tools", "tools must hold at most 128 functions"),
+    ({"functions": [{"name": f"f{i}"} for i in range(129)]}, "functions", "functions must hold at most 128 functions"),
+    (
+        {"tools": [tool()], "functions": [{"name": "f"}]},
+        "functions",
+        "tools and functions must not be given together",
+    ),
+    ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools", ""),
+    (
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED | {"mode": "none"}}},
+        "tool_choice.allowed_tools.mode",
+        "",
+    ),
+    (
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED | {"tools": []}}},
+        "tool_choice.allowed_tools.tools",
+        "",
+    ),
+    (
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED | {"tools": [{"type": "mcp"}]}}},
+        "tool_choice.allowed_tools.tools[0].type",
+        "",
+    ),
+    (
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}, "tools": [tool(name="other")]},
+        "tool_choice.allowed_tools.tools[0].function.name",
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "message"), BEYOND)
+def test_a_definition_that_no_model_could_be_given_is_refused(fields: dict[str, Any], param: str, message: str) -> None:
+    error = refusal(**fields)
+    assert (error.status, error.param, error.code) == (400, param, GENERIC)
+    assert error.message == message or (not message and error.message.startswith(param))
+
+
+SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}}}
+FULL = tool(description="Looks.", parameters=SCHEMA)
+LOOK = ToolSpec("look", "Looks.", SCHEMA)
+OTHER = ToolSpec("other", "", {"type": "object", "properties": {}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "tools"),
+    [
+        ({}, Tools((LOOK, OTHER))),
+        ({"tool_choice": "auto"}, Tools((LOOK, OTHER))),
+        ({"tool_choice": []}, Tools((LOOK, OTHER))),
+        ({"tool_choice": "none"}, Tools()),
+        ({"tool_choice": "required"}, Tools((LOOK, OTHER), must_call=True)),
+        ({"tool_choice": {"type": "function", "function": {"name": "look"}}}, Tools((LOOK,), must_call=True)),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}}, Tools((LOOK,))),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED | {"mode": "required"}}},
+            Tools((LOOK,), must_call=True),
+        ),
+        ({"parallel_tool_calls": False}, Tools((LOOK, OTHER), is_parallel=False)),
+        ({"parallel_tool_calls": "No"}, Tools((LOOK, OTHER), is_parallel=False)),
+        ({"parallel_tool_calls": 1}, Tools((LOOK, OTHER))),
+    ],
+)
+def test_a_choice_says_what_is_offered_and_whether_it_must_be_called(fields: dict[str, Any], tools: Tools) -> None:
+    accepted = ask(tools=[FULL, tool(name="other")], **fields)
+    assert accepted.tools == tools
+    assert accepted.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "tools"),
+    [
+        ({}, Tools((OTHER,), is_parallel=False, is_legacy=True)),
+        ({"function_call": "auto"}, Tools((OTHER,), is_parallel=False, is_legacy=True)),
+        ({"function_call": "none"}, Tools()),
+        ({"function_call": {"name": "other"}}, Tools((OTHER,), must_call=True, is_parallel=False, is_legacy=True)),
+    ],
+)
+def test_functions_are_tools_of_which_one_is_called(fields: dict[str, Any], tools: Tools) -> None:
+    assert ask(functions=[{"name": "other"}], **fields).tools == tools
+
+
+def test_what_is_not_read_of_a_definition_is_named() -> None:
+    accepted = ask(tools=[tool(strict=True, examples=[1], nothing=None) | {"cache_control": {}}, tool(name="other")])
+    assert accepted.ignored == ("tools.cache_control", "tools.function.examples", "tools.function.strict")
+    assert ask(functions=[{"name": "f", "strict": True}]).ignored == ("functions.strict",)
+    assert ask(tools=[tool(strict=False)]).ignored == ()
+
+
+def test_definitions_count_as_part_of_the_prompt() -> None:
+    assert ask(tools=[FULL]).prompt_chars == ask().prompt_chars + len(json.dumps([FULL], separators=(",", ":")))
+    body = json.dumps({"model": "codex-5", "messages": HELLO, "tools": [tool(description="x" * 100)]})
+    with pytest.raises(ApiError) as caught:
+        parse(body.encode(), max_prompt_chars=100)
+    assert caught.value.code == "context_length_exceeded"
+
+
 def test_an_unknown_model_does_not_exist() -> None:
     error = refusal(model="gpt-unknown")
     assert (error.status, error.param, error.code) == (404, "model", "model_not_found")
@@ -293,11 +414,6 @@ def test_stream_options_need_a_stream() -> None:
         ({"max_tokens": 5}, "max_tokens"),
         ({"max_completion_tokens": 5}, "max_completion_tokens"),
         ({"maxOutputTokens": 5.0}, "maxOutputTokens"),
-        ({"tools": [TOOL]}, "tools"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "lookup_user"}}}, "tools"),
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"functions": [{"name": "f"}], "function_call": {"name": "f"}}, "functions"),
         ({"stop": "END"}, "stop"),
         ({"stop": ["END"]}, "stop"),
         ({"modalities": ["text", "audio"]}, "modalities"),
@@ -325,8 +441,6 @@ def test_what_would_change_the_answer_and_is_not_done_is_refused(fields: dict[st
         {"logprobs": False},
         {"response_format": {"type": "text"}},
         {"tools": []},
-        {"tools": [TOOL], "tool_choice": "none"},
-        {"functions": [{"name": "f"}], "function_call": "none"},
         {"functions": []},
         {"tool_choice": "auto"},
         {"tool_choice": "none"},

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool.events import TurnRequest
+from pool.events import ToolSpec, TurnRequest
 from service.api.chat import ChatRequest, parse_chat
 from service.api.history import Said
-from service.translate import to_turn
+from service.translate import MUST_CALL, to_turn
 from tests.service.asking import Known
 
 
@@ -80,6 +80,23 @@ def test_calls_and_results_keep_their_ids() -> None:
         item("assistant", "I look"),
         {"type": "function_call", "call_id": "call_7", "name": "look", "arguments": '{"at": "x"}'},
         {"type": "function_call_output", "call_id": "call_7", "output": "nothing"},
+    )
+
+
+TOOL = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}}
+
+
+def test_the_callers_functions_are_the_turns() -> None:
+    got = turn(USER, tools=[TOOL])
+    assert got.tools == (ToolSpec("look", "Looks.", {"type": "object"}),)
+    assert got.instructions == ""
+    assert turn(USER, tools=[TOOL], tool_choice="none").tools == ()
+
+
+def test_a_call_that_must_be_made_is_asked_for_after_the_callers_instructions() -> None:
+    assert turn(USER, tools=[TOOL], tool_choice="required").instructions == MUST_CALL
+    assert (
+        turn(system("be brief"), USER, tools=[TOOL], tool_choice="required").instructions == f"be brief\n\n{MUST_CALL}"
     )
 
 
