@@ -21,6 +21,7 @@ def to_turn(request: ChatRequest, *, model: str, effort: str | None) -> TurnRequ
         instructions="\n\n".join(instructions + _wishes(request)),
         items=tuple(_item(entry) for entry in rest),
         tools=request.tools.specs,
+        output_schema=request.output.schema,
         effort=request.effort or effort,
     )
 
@@ -30,7 +31,7 @@ MUST_CALL = "Answer by calling a function, and with nothing else."
 
 def _wishes(request: ChatRequest) -> list[str]:
     """What the CLI has no parameter for: the model is asked for it, and its answer is checked."""
-    return [MUST_CALL] if request.tools.must_call else []
+    return [wish for wish in (MUST_CALL if request.tools.must_call else "", request.output.wish) if wish]
 
 
 def _split(entries: tuple[Entry, ...]) -> tuple[list[str], tuple[Entry, ...]]:

@@ -91,7 +91,7 @@ def _comes_through(schema: Any) -> bool:
     values = schema.get("enum")
     if "type" not in schema and type(values) is list and any(type(value) is not str for value in values):
         return False  # it would say that they are strings
-    return all(_comes_through(inner) for inner in _inner(schema))
+    return all(_comes_through(inner) for inner in subschemas(schema))
 
 
 def _is_kept(key: str, value: Any) -> bool:
@@ -102,7 +102,8 @@ def _is_kept(key: str, value: Any) -> bool:
     return key in _KEPT or key in _SAYS_NOTHING
 
 
-def _inner(schema: dict[str, Any]) -> Iterable[Any]:
+def subschemas(schema: dict[str, Any]) -> Iterable[Any]:
+    """What should be schemas right inside this one."""
     for key, value in schema.items():
         if key in _TO_SCHEMA and not (key == "additionalProperties" and type(value) is bool):
             yield value

@@ -17,6 +17,7 @@ from service.api.body import json_object
 from service.api.errors import ApiError, invalid, model_not_found, unsupported
 from service.api.history import Entry, count_chars, is_absent, read_history
 from service.api.options import Options, read_options
+from service.api.output import Output, read_output
 from service.api.tools import Tools, count_tool_chars, read_tools
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -66,7 +67,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     messages: tuple[Entry, ...]
     tools: Tools = Tools()
+    output: Output = Output()
     n: int = 1
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
     stream: bool = False
     include_usage: bool = False
     effort: str | None = None
@@ -98,7 +102,7 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
     messages = _messages(fields.get("messages"))
     choices = _choices(fields.get("n"), max_choices)
     _check_logprobs(fields)
-    output_format = _response_format(fields.get("response_format"))
+    output = read_output(fields.get("response_format"))
     _check_seed(fields.get("seed"))
     found = find(model)
     if found is None:
@@ -108,18 +112,22 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
         raise _too_long()
     _check_temperature(fields.get("temperature"))
     _check_top_p(fields.get("top_p"))
-    _check_max_tokens(fields)
+    max_tokens = _max_tokens(fields)
     tools, ignored_of_tools = read_tools(fields)
     history = read_history(messages)
     effort = _effort(fields)
     options = read_options(fields)
     if not options.stream and options.stream_options is not None:
         raise invalid("stream_options is only allowed when stream is true", "stream_options")
-    _refuse_unsupported(fields, options, choices, output_format)
+    _refuse_unsupported(fields, options)
     request = ChatRequest(
         model=model,
         messages=history.entries,
         tools=tools,
+        output=output,
+        n=choices,
+        stop=_stop(options),
+        max_tokens=max_tokens,
         stream=bool(options.stream),
         include_usage=_include_usage(options),
         effort=effort,
@@ -133,17 +141,8 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
 # --- what is not done --------------------------------------------------------------------------------------------
 
 
-def _refuse_unsupported(fields: dict[str, Any], options: Options, choices: int, output_format: str) -> None:
+def _refuse_unsupported(fields: dict[str, Any], options: Options) -> None:
     """Whatever would change the answer, and is not done, is refused here and never ignored."""
-    if choices > 1:
-        raise unsupported("n", "more than one choice is not supported")
-    if output_format != "text":
-        raise unsupported("response_format", f"response_format of type {output_format} is not supported")
-    for name in MAX_TOKENS:
-        if fields.get(name) is not None:
-            raise unsupported(name)
-    if options.stop:
-        raise unsupported("stop")
     if options.modalities and options.modalities != ["text"]:
         raise unsupported("modalities", "modalities other than text are not supported")
     for name in ("audio", "web_search_options", "moderation"):
@@ -208,33 +207,6 @@ def _check_logprobs(fields: dict[str, Any]) -> None:
         raise invalid("top_logprobs is not supported", "top_logprobs")
 
 
-_FORMATS = ("text", "json_object", "json_schema")
-
-
-def _response_format(value: Any) -> str:
-    """The type of output that is asked for."""
-    if value is None:
-        return "text"
-    if type(value) is str and value in _FORMATS:
-        raise invalid("response_format must be an object when provided", "response_format")
-    kind = value.get("type") if type(value) is dict else ""
-    if kind is None:
-        raise invalid("response_format.type must be provided when response_format is set", "response_format.type")
-    if type(kind) is not str or kind not in _FORMATS:
-        raise invalid(
-            'response_format.type must be "text", "json_object", or "json_schema" when provided', "response_format"
-        )
-    if kind == "json_schema":
-        definition = value.get("json_schema")
-        if type(definition) is not dict:
-            raise invalid("json_schema must be an object or null when provided", "response_format.json_schema")
-        if not isinstance(definition.get("schema"), dict | None):
-            raise invalid(
-                "response_format.json_schema.schema must be a JSON object", "response_format.json_schema.schema"
-            )
-    return kind
-
-
 def _check_seed(value: Any) -> None:
     if value is not None and not _is_integer(value):
         raise invalid("seed must be an integer", "seed")
@@ -268,11 +240,13 @@ def _check_top_p(value: Any) -> None:
         raise invalid("top_p must be greater than 0 and at most 1", "top_p")
 
 
-def _check_max_tokens(fields: dict[str, Any]) -> None:
-    for name in MAX_TOKENS:
-        value = fields.get(name)
-        if value is not None and not (_is_integer(value) and value > 0):
+def _max_tokens(fields: dict[str, Any]) -> int | None:
+    """The smallest of the limits: some clients send the old name and the new one."""
+    limits = [value for name in MAX_TOKENS if (value := fields.get(name)) is not None]
+    for value in limits:
+        if not (_is_integer(value) and value > 0):
             raise invalid("max_tokens must be a positive integer", "max_tokens")
+    return min(map(int, limits), default=None)
 
 
 def _effort(fields: dict[str, Any]) -> str | None:
@@ -288,6 +262,11 @@ def _effort(fields: dict[str, Any]) -> str | None:
     if len(set(wanted)) > 1:
         raise invalid("reasoning.effort and reasoning_effort must not differ", "reasoning.effort")
     return wanted[0] if wanted else None
+
+
+def _stop(options: Options) -> tuple[str, ...]:
+    stop = [options.stop] if isinstance(options.stop, str) else options.stop or []
+    return tuple(each for each in stop if each)
 
 
 def _include_usage(options: Options) -> bool:

@@ -25,6 +25,7 @@ def _at_most(limit: int) -> BeforeValidator:
 
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+StopSequence = Annotated[str, Field(max_length=256)]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], _at_most(16)]
@@ -62,8 +63,8 @@ class Options(_Checked):
         None, description="must be an object with the booleans include_usage and include_obfuscation"
     )
     include_usage: bool | None = Field(None, description="must be a boolean")
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = Field(
-        None, description="must be a string or an array of at most 4 strings"
+    stop: StopSequence | Annotated[list[StopSequence], Field(max_length=4)] | None = Field(
+        None, description="must be a string or an array of at most 4 strings, each of at most 256 characters"
     )
     presence_penalty: Penalty | None = Field(None, description="must be a number between -2 and 2")
     frequency_penalty: Penalty | None = Field(None, description="must be a number between -2 and 2")

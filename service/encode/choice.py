@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from pool.events import Finish, TextDelta, ToolCall, TurnEvent, Usage
 from scheduler.model import Ended, Outcome
 from service.api.chat import ChatRequest
 from service.api.errors import from_outcome, unfollowed
-from service.encode.usage import counted
+from service.encode.cut import Cut
+from service.encode.usage import CHARS_PER_TOKEN, counted
 
 Piece = TextDelta | ToolCall
 
@@ -16,17 +19,33 @@ Piece = TextDelta | ToolCall
 class Choice:
     """Give it all events of one turn with `take`, and the outcome with `end`; then `finish` says why it ended.
 
-    `text` and `calls` are the answer, where `keeps` says that it is needed once more; `call_count` and `is_truncated`
+    `is_full` once it needs nothing more of its turn, which may as well be interrupted. `text` and `calls` are the
+    answer, where it is needed once more: whole answers, and those that are checked. `call_count` and `is_truncated`
     (calls were left out) are told in any case.
     """
 
-    __slots__ = ("_chars", "_keeps", "_request", "_texts", "call_count", "calls", "finish", "is_truncated", "usage")
+    __slots__ = (
+        "_chars",
+        "_cut",
+        "_keeps",
+        "_request",
+        "_texts",
+        "call_count",
+        "calls",
+        "finish",
+        "is_truncated",
+        "usage",
+    )
 
-    def __init__(self, request: ChatRequest, *, keeps: bool) -> None:
+    def __init__(self, request: ChatRequest) -> None:
         self._request = request
-        self._keeps = keeps
+        self._keeps = bool(request.output.check) or not request.stream
         self._texts: list[str] = []
         self._chars = 0
+        self._cut: Cut | None = None
+        if request.stop or request.max_tokens is not None:
+            max_chars = None if request.max_tokens is None else request.max_tokens * CHARS_PER_TOKEN
+            self._cut = Cut(request.stop, max_chars)
         self.calls: list[ToolCall] = []
         self.call_count = 0
         self.is_truncated = False
@@ -43,44 +62,72 @@ class Choice:
         """How much of it is kept."""
         return self._chars if self._keeps else 0
 
+    @property
+    def is_full(self) -> bool:
+        """Nothing more of the turn will be shown."""
+        return self._cut is not None and self._cut.verdict is not None
+
     def take(self, events: Iterable[TurnEvent]) -> list[Piece]:
         """What is shown of the next events. Reasoning is not."""
         shown: list[Piece] = []
         for event in events:
             if isinstance(event, TextDelta):
-                self._chars += len(event.text)
-                shown.append(event)
-                if self._keeps:
-                    self._texts.append(event.text)
-            elif isinstance(event, ToolCall):
-                if self.call_count and not self._request.tools.is_parallel:
-                    self.is_truncated = True
-                    continue
-                self._chars += len(event.name) + len(event.arguments)
-                self.call_count += 1
-                shown.append(event)
-                if self._keeps:
-                    self.calls.append(event)
+                self._say(event if self._cut is None else TextDelta(self._cut.feed(event.text)), shown)
+            elif isinstance(event, ToolCall) and not self.is_full:
+                self._call(event, shown)
         return shown
 
-    def end(self, outcome: Outcome) -> None:
-        """Nothing more will come.
+    def end(self, outcome: Outcome) -> list[Piece]:
+        """What is shown last. Nothing more will come.
 
         Raises:
             ApiError: it is no answer, or not one that the client can use.
         """
+        shown: list[Piece] = []
         error = from_outcome(outcome)
-        if error is not None:
+        if isinstance(outcome, Ended):
+            self.usage = outcome.end.usage
+        if error is None and self._cut is not None:
+            self._say(TextDelta(self._cut.flush()), shown)
+        if self._cut is not None and self._cut.verdict is not None:
+            self.finish = self._cut.verdict  # whatever became of the turn then
+        elif error is not None:
             raise error
-        assert isinstance(outcome, Ended)  # noqa: S101 - `from_outcome` knows all others as errors
-        self.usage = outcome.end.usage
-        finish = outcome.end.finish or Finish.STOP
-        if self.call_count and finish not in (Finish.LENGTH, Finish.CONTENT_FILTER):
-            self.finish = "function_call" if self._request.tools.is_legacy else "tool_calls"
+        else:
+            assert isinstance(outcome, Ended)  # noqa: S101 - `from_outcome` knows all others as errors
+            self.finish = outcome.end.finish or Finish.STOP
+        self._judge()
+        return shown
+
+    def _say(self, piece: TextDelta, shown: list[Piece]) -> None:
+        if piece.text:
+            self._chars += len(piece.text)
+            shown.append(piece)
+            if self._keeps:
+                self._texts.append(piece.text)
+
+    def _call(self, call: ToolCall, shown: list[Piece]) -> None:
+        if self.call_count and not self._request.tools.is_parallel:
+            self.is_truncated = True
             return
-        self.finish = finish
-        if self._request.tools.must_call and finish is Finish.STOP:
+        if self._cut is not None:
+            self._say(TextDelta(self._cut.flush()), shown)
+        self._chars += len(call.name) + len(call.arguments)
+        self.call_count += 1
+        shown.append(call)
+        if self._keeps:
+            self.calls.append(call)
+
+    def _judge(self) -> None:
+        """An answer that was cut off is what it is; of any other the client may expect what it asked for."""
+        if self.finish in (Finish.LENGTH, Finish.CONTENT_FILTER):
+            return
+        if self.call_count:
+            self.finish = "function_call" if self._request.tools.is_legacy else "tool_calls"
+        elif self._request.tools.must_call:
             raise unfollowed("tool_choice_not_followed", "the model did not call a function")
+        elif (check := self._request.output.check) and not self.is_full and not _is_what_was_asked(check, self.text):
+            raise unfollowed("response_format_not_followed", "the model did not answer in JSON as it was asked to")
 
     def counted(self) -> tuple[Usage, bool]:
         """Its tokens, and whether they are an estimate."""
@@ -97,3 +144,14 @@ def total(choices: Sequence[Choice]) -> tuple[Usage, bool]:
 def call_counts(choices: Sequence[Choice]) -> tuple[int, bool]:
     """How many calls there are in all, and whether any was left out."""
     return sum(choice.call_count for choice in choices), any(choice.is_truncated for choice in choices)
+
+
+_JSON = {"json": msgspec.json.Decoder(), "object": msgspec.json.Decoder(dict)}
+
+
+def _is_what_was_asked(check: str, text: str) -> bool:
+    try:
+        _JSON[check].decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True

@@ -78,7 +78,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     if wanted is not None and wanted is not priority:
         answer.headers[PRIORITY_APPLIED_HEADER] = priority
     try:
-        answer.add(_submit(service, job, plan[1:], tenant))
+        for number in range(chat.n):
+            each = job if number == 0 else replace(job, id=f"{job.id}.{number}")
+            answer.add(_submit(service, each, plan[1:], tenant))
         return await answer.respond()
     finally:
         answer.note_end()
@@ -166,7 +168,7 @@ class _Voice:
             return self.choice.take(events)
         if self.ticket.outcome is not None:
             self.is_over = True
-            self.choice.end(self.ticket.outcome)
+            return self.choice.end(self.ticket.outcome)
         return []
 
 
@@ -191,7 +193,7 @@ class _Answer:
 
     def add(self, ticket: Ticket) -> None:
         """The turn of one more choice."""
-        self._voices.append(_Voice(len(self._voices), ticket, Choice(self._chat, keeps=not self._chat.stream)))
+        self._voices.append(_Voice(len(self._voices), ticket, Choice(self._chat)))
 
     async def respond(self) -> web.StreamResponse:
         """The answer, in one of its two forms."""
@@ -222,10 +224,7 @@ class _Answer:
     async def _collect(self) -> web.Response:
         """The whole answer as one object."""
         while await self._read():
-            if sum(voice.choice.kept_chars for voice in self._voices) > MAX_ANSWER_CHARS:
-                raise ApiError(
-                    status=502, message="the answer is too long", type="server_error", code="answer_too_large"
-                )
+            pass
         choices = [voice.choice for voice in self._voices]
         body, estimated = chat_completion(
             id=self._id,
@@ -287,11 +286,23 @@ class _Answer:
         """
         while speaking := [voice for voice in self._voices if not voice.is_over]:
             await news([voice.ticket for voice in speaking])
-            shown = [(voice, pieces) for voice in speaking if voice.ticket.has_news and (pieces := voice.advance())]
+            shown = [(voice, pieces) for voice in speaking if (pieces := self._advance(voice))]
+            if sum(voice.choice.kept_chars for voice in self._voices) > MAX_ANSWER_CHARS:
+                raise ApiError(
+                    status=502, message="the answer is too long", type="server_error", code="answer_too_large"
+                )
             if shown:
                 self._note_first_text(shown[0][0].ticket)
                 return shown
         return []
+
+    def _advance(self, voice: _Voice) -> list[Piece]:
+        """What one voice has to show; its turn is interrupted when that was all."""
+        pieces = voice.advance()
+        ticket = voice.ticket
+        if voice.choice.is_full and ticket.outcome is None and ticket.lease is not None:
+            self._service.pool.interrupt(ticket.lease)
+        return pieces
 
     async def _read_within(self, timeout_s: float) -> Shown | None:
         """What `_read` gives, or None when there was nothing within `timeout_s`."""

@@ -206,6 +206,50 @@ def test_a_schema_that_is_none_is_a_bad_request(client: OpenAI) -> None:
     assert "look" in str(caught.value)
 
 
+def test_an_answer_is_parsed_into_the_callers_own_type(client: OpenAI) -> None:
+    prompt = user(script(text='{"city": "Rome", "days": 3}'))
+    answer = client.chat.completions.parse(model=MODEL, messages=prompt, response_format=Weather)
+    assert answer.choices[0].message.parsed == Weather(city="Rome", days=3)
+    with client.chat.completions.stream(model=MODEL, messages=prompt, response_format=Weather) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == Weather(city="Rome", days=3)
+
+
+def test_json_that_the_model_does_not_give_is_an_error(client: OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(
+            model=MODEL, messages=user(script(text="Sure!")), response_format={"type": "json_object"}
+        )
+    assert caught.value.code == "response_format_not_followed"
+
+
+def test_several_choices(client: OpenAI) -> None:
+    usage = {"input_tokens": 7, "output_tokens": 3}
+    prompt = user(script(text="One two.", usage=usage))
+    answer = client.chat.completions.create(model=MODEL, messages=prompt, n=3)
+    assert [(choice.index, choice.message.content) for choice in answer.choices] == [
+        (index, "One two.") for index in range(3)
+    ]
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 30
+    with client.chat.completions.stream(model=MODEL, messages=prompt, n=2) as stream:
+        final = stream.get_final_completion()
+    assert [choice.message.content for choice in final.choices] == ["One two."] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "finish"),
+    [({"stop": ["k ti"]}, "tic", "stop"), ({"max_completion_tokens": 2}, "tick tic", "length")],
+)
+def test_an_answer_ends_where_it_was_to_end(client: OpenAI, fields: dict[str, Any], text: str, finish: str) -> None:
+    prompt = user(script(chunks=["tick "], repeat=10_000, interval_s=0.01))
+    answer = client.chat.completions.create(model=MODEL, messages=prompt, **fields)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (text, finish)
+    stream = client.chat.completions.create(model=MODEL, messages=prompt, stream=True, **fields)
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    assert chunks[-1].choices[0].finish_reason == finish
+
+
 def test_models(client: OpenAI) -> None:
     models = client.models.list().data
     assert models[0].id == MODEL
@@ -229,9 +273,10 @@ def test_a_wrong_key_is_an_authentication_error(base_url: str) -> None:
         ({"model": "no-such-model"}, openai.NotFoundError, "model_not_found", "model"),
         ({"messages": []}, openai.BadRequestError, "invalid_request_error", "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, openai.BadRequestError, None, "messages[0].role"),
-        ({"n": 3}, openai.BadRequestError, None, "n"),
+        ({"n": 6}, openai.BadRequestError, None, "n"),
         ({"extra_body": {"stream": "yes"}}, openai.BadRequestError, None, "stream"),
-        ({"stop": ["x"]}, openai.BadRequestError, "unsupported_parameter", "stop"),
+        ({"stop": ["x"] * 5}, openai.BadRequestError, None, "stop"),
+        ({"audio": {"format": "wav", "voice": "ash"}}, openai.BadRequestError, "unsupported_parameter", "audio"),
         ({"temperature": 3}, openai.BadRequestError, None, "temperature"),
     ],
 )

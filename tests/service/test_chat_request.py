@@ -71,6 +71,24 @@ TABLE: list[tuple[dict[str, Any], str, str, str]] = [
         GENERIC,
         "response_format.json_schema.schema must be a JSON object",
     ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        "response_format.json_schema.schema",
+        GENERIC,
+        "response_format.json_schema.schema must be a JSON object",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}},
+        "response_format.json_schema.strict",
+        GENERIC,
+        "response_format.json_schema.strict must be a boolean",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "name": 1}}},
+        "response_format.json_schema.name",
+        GENERIC,
+        "response_format.json_schema.name must be a string",
+    ),
     ({"seed": "x"}, "seed", GENERIC, "seed must be an integer"),
     ({"seed": 1.5}, "seed", GENERIC, "seed must be an integer"),
     ({"temperature": "hot"}, "temperature", GENERIC, "temperature must be a finite number between 0 and 2"),
@@ -295,6 +313,25 @@ def test_definitions_count_as_part_of_the_prompt() -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
+@pytest.mark.parametrize(
+    ("fields", "n", "stop", "max_tokens"),
+    [
+        ({}, 1, (), None),
+        ({"n": "3"}, 3, (), None),
+        ({"n": 5.0, "stop": "END"}, 5, ("END",), None),
+        ({"stop": ["a", "", "b"]}, 1, ("a", "b"), None),
+        ({"max_tokens": 5}, 1, (), 5),
+        ({"max_tokens": 9, "max_completion_tokens": 7.0, "maxOutputTokens": 8}, 1, (), 7),
+    ],
+)
+def test_how_many_answers_and_how_long(
+    fields: dict[str, Any], n: int, stop: tuple[str, ...], max_tokens: int | None
+) -> None:
+    accepted = ask(**fields)
+    assert (accepted.n, accepted.stop, accepted.max_tokens) == (n, stop, max_tokens)
+    assert accepted.ignored == ()
+
+
 def test_an_unknown_model_does_not_exist() -> None:
     error = refusal(model="gpt-unknown")
     assert (error.status, error.param, error.code) == (404, "model", "model_not_found")
@@ -365,6 +402,8 @@ def test_of_many_wrong_parameters_the_first_in_the_table_is_named(first: int) ->
         {"stop": 7},
         {"stop": ["a", "b", "c", "d", "e"]},
         {"stop": [7]},
+        {"stop": "x" * 257},
+        {"stop": ["x" * 257]},
         {"presence_penalty": 9},
         {"frequency_penalty": "x"},
         {"logit_bias": {"1": 101}},
@@ -404,18 +443,6 @@ def test_stream_options_need_a_stream() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"n": "2"}, "n"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}},
-            "response_format",
-        ),
-        ({"max_tokens": 5}, "max_tokens"),
-        ({"max_completion_tokens": 5}, "max_completion_tokens"),
-        ({"maxOutputTokens": 5.0}, "maxOutputTokens"),
-        ({"stop": "END"}, "stop"),
-        ({"stop": ["END"]}, "stop"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"format": "wav", "voice": "alloy"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),
@@ -449,6 +476,8 @@ def test_what_would_change_the_answer_and_is_not_done_is_refused(fields: dict[st
         {"parallel_tool_calls": "yes"},
         {"parallel_tool_calls": False},
         {"stop": []},
+        {"stop": ""},
+        {"stop": [""]},
         {"modalities": ["text"]},
         {"modalities": []},
         {"stream": False},

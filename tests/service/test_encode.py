@@ -89,7 +89,7 @@ def choice(
     usage: Usage | None = USAGE,
 ) -> Choice:
     """One that has ended."""
-    made = Choice(request, keeps=True)
+    made = Choice(request)
     made.take(events)
     made.end(Ended(TurnEnd(finish=finish, usage=usage)))
     return made
@@ -345,7 +345,7 @@ def test_without_a_report_usage_is_a_marked_estimate_of_four_characters_a_token(
 
 
 def test_what_is_shown_is_text_and_calls_in_their_order() -> None:
-    made = Choice(REQUEST, keeps=False)
+    made = Choice(asking(stream=True))
     assert made.take([ReasoningDelta("hm"), TextDelta("a"), CALLS[0], TextDelta("b")]) == [
         TextDelta("a"),
         CALLS[0],
@@ -356,7 +356,7 @@ def test_what_is_shown_is_text_and_calls_in_their_order() -> None:
 
 
 def test_without_parallel_calls_the_first_is_kept() -> None:
-    made = Choice(asking(tools=Tools((LOOK,), is_parallel=False)), keeps=True)
+    made = Choice(asking(tools=Tools((LOOK,), is_parallel=False)))
     assert made.take(CALLS) == CALLS[:1]
     assert made.take(CALLS) == []
     assert made.calls == CALLS[:1]
@@ -382,7 +382,7 @@ def test_an_answer_that_had_to_call_and_did_not_is_an_error() -> None:
 
 
 def test_a_turn_that_failed_after_a_call_is_no_answer() -> None:
-    made = Choice(REQUEST, keeps=True)
+    made = Choice(REQUEST)
     made.take(CALLS)
     with pytest.raises(ApiError) as caught:
         made.end(Ended(TurnEnd(fault=Fault(FaultKind.WORKER_LOST, "it was killed"))))
