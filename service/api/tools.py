@@ -24,13 +24,15 @@ class Tools(msgspec.Struct, frozen=True):
     """The functions that the model may call, and what is made of its calls.
 
     With `must_call` an answer without a call is none. Without `is_parallel` only the first call counts. `is_legacy`:
-    the caller speaks of `functions`, and gets a `function_call`.
+    the caller speaks of `functions`, and gets a `function_call`. `withheld` are the names of those that are defined,
+    and must not be called this time: the model may know them from the history.
     """
 
     specs: tuple[ToolSpec, ...] = ()
     must_call: bool = False
     is_parallel: bool = True
     is_legacy: bool = False
+    withheld: frozenset[str] = frozenset()
 
 
 def count_tool_chars(body: dict[str, Any]) -> int:
@@ -53,10 +55,17 @@ def read_tools(body: dict[str, Any]) -> tuple[Tools, tuple[str, ...]]:
     if tools and functions:
         raise invalid("tools and functions must not be given together", "functions")
     if functions:
-        chosen = Tools(legacy, must_call=must_call_legacy, is_parallel=False, is_legacy=True)
-    else:
-        chosen = Tools(offered, must_call=must_call, is_parallel=is_parallel)
-    return (chosen, tuple(sorted(ignored))) if chosen.specs else (Tools(), ())
+        offered, must_call, is_parallel = legacy, must_call_legacy, False
+    if not offered:
+        return Tools(), ()
+    chosen = Tools(
+        offered,
+        must_call=must_call,
+        is_parallel=is_parallel,
+        is_legacy=bool(functions),
+        withheld=frozenset({*tools, *functions}) - {spec.name for spec in offered},
+    )
+    return chosen, tuple(sorted(ignored))
 
 
 # --- definitions -------------------------------------------------------------------------------------------------

@@ -68,7 +68,11 @@ class Choice:
         return self._cut is not None and self._cut.verdict is not None
 
     def take(self, events: Iterable[TurnEvent]) -> list[Piece]:
-        """What is shown of the next events. Reasoning is not."""
+        """What is shown of the next events. Reasoning is not.
+
+        Raises:
+            ApiError: a function was called that must not be.
+        """
         shown: list[Piece] = []
         for event in events:
             if isinstance(event, TextDelta):
@@ -110,8 +114,12 @@ class Choice:
         if self.call_count and not self._request.tools.is_parallel:
             self.is_truncated = True
             return
+        if call.name in self._request.tools.withheld:
+            raise unfollowed("tool_choice_not_followed", "the model called a function that it was not offered")
         if self._cut is not None:
             self._say(TextDelta(self._cut.flush()), shown)
+            if self.is_full:
+                return
         self._chars += len(call.name) + len(call.arguments)
         self.call_count += 1
         shown.append(call)

@@ -268,11 +268,17 @@ OTHER = ToolSpec("other", "", {"type": "object", "properties": {}})
         ({"tool_choice": []}, Tools((LOOK, OTHER))),
         ({"tool_choice": "none"}, Tools()),
         ({"tool_choice": "required"}, Tools((LOOK, OTHER), must_call=True)),
-        ({"tool_choice": {"type": "function", "function": {"name": "look"}}}, Tools((LOOK,), must_call=True)),
-        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}}, Tools((LOOK,))),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "look"}}},
+            Tools((LOOK,), must_call=True, withheld=frozenset({"other"})),
+        ),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}},
+            Tools((LOOK,), withheld=frozenset({"other"})),
+        ),
         (
             {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED | {"mode": "required"}}},
-            Tools((LOOK,), must_call=True),
+            Tools((LOOK,), must_call=True, withheld=frozenset({"other"})),
         ),
         ({"parallel_tool_calls": False}, Tools((LOOK, OTHER), is_parallel=False)),
         ({"parallel_tool_calls": "No"}, Tools((LOOK, OTHER), is_parallel=False)),

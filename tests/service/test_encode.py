@@ -381,6 +381,24 @@ def test_an_answer_that_had_to_call_and_did_not_is_an_error() -> None:
     assert choice(HI, asking(tools=Tools((LOOK,), must_call=True)), finish=Finish.LENGTH).finish == "length"
 
 
+def test_a_call_of_a_function_that_was_not_offered_is_an_error() -> None:
+    made = Choice(asking(tools=Tools((LOOK,), withheld=frozenset({"listen"}))))
+    made.take([*CALLS, ToolCall("c", "unheard_of", "{}")])
+    with pytest.raises(ApiError) as caught:
+        made.take([ToolCall("c", "listen", "{}")])
+    assert caught.value.code == "tool_choice_not_followed"
+
+
+def test_text_before_a_call_stays_before_it_and_a_call_after_the_end_is_none() -> None:
+    made = Choice(asking(stop=("END",), max_tokens=1))
+    assert made.take([TextDelta("EN"), CALLS[0], TextDelta("Do")]) == [TextDelta("EN"), CALLS[0], TextDelta("Do")]
+    assert not made.is_full
+    assert made.take([TextDelta("EN"), CALLS[1]]) == []
+    assert made.is_full
+    assert made.end(Ended(TurnEnd(finish=Finish.INTERRUPTED))) == []
+    assert (made.call_count, made.finish) == (1, "length")
+
+
 def test_a_turn_that_failed_after_a_call_is_no_answer() -> None:
     made = Choice(REQUEST)
     made.take(CALLS)
