@@ -17,7 +17,7 @@ from service.api.body import json_object
 from service.api.errors import ApiError, invalid, model_not_found, unsupported
 from service.api.history import Entry, count_chars, is_absent, read_history
 from service.api.options import Options, read_options
-from service.api.output import Output, read_output
+from service.api.output import Output, count_schema_chars, read_output
 from service.api.tools import Tools, count_tool_chars, read_tools
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -61,7 +61,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a client asked, in our own words.
 
     `model` is the public name as the client wrote it; `effort` is None when the client did not say. `ignored` are the
-    names of parameters without effect, safe for a header. `prompt_chars` is what an estimate of tokens goes by.
+    names of parameters without effect, safe for a header. `prompt_chars` is what an estimate of tokens goes by. Each of
+    `n` answers ends before the first of `stop`, and after `max_tokens` at most.
     """
 
     model: str
@@ -107,7 +108,7 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
     found = find(model)
     if found is None:
         raise model_not_found(model)
-    prompt_chars = count_chars(messages) + count_tool_chars(fields)
+    prompt_chars = count_chars(messages) + count_tool_chars(fields) + count_schema_chars(fields.get("response_format"))
     if found.max_prompt_chars is not None and prompt_chars > found.max_prompt_chars:
         raise _too_long()
     _check_temperature(fields.get("temperature"))

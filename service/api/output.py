@@ -40,6 +40,12 @@ class Output(msgspec.Struct, frozen=True):
 _FORMATS = ("text", "json_object", "json_schema")
 
 
+def count_schema_chars(value: Any) -> int:
+    """Characters of the schema in a `response_format` that nobody has checked yet: the model reads it too."""
+    definition = value.get("json_schema") if type(value) is dict else None
+    return 0 if definition is None else len(msgspec.json.encode(definition))
+
+
 def read_output(value: Any) -> Output:
     """What `response_format` asks for.
 

@@ -313,10 +313,16 @@ def test_what_is_not_read_of_a_definition_is_named() -> None:
 
 def test_definitions_count_as_part_of_the_prompt() -> None:
     assert ask(tools=[FULL]).prompt_chars == ask().prompt_chars + len(json.dumps([FULL], separators=(",", ":")))
-    body = json.dumps({"model": "codex-5", "messages": HELLO, "tools": [tool(description="x" * 100)]})
-    with pytest.raises(ApiError) as caught:
-        parse(body.encode(), max_prompt_chars=100)
-    assert caught.value.code == "context_length_exceeded"
+    long = {"type": "object", "description": "x" * 100}
+    for fields in (
+        {"tools": [tool(parameters=long)]},
+        {"functions": [{"name": "f", "parameters": long}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": long}}},
+    ):
+        body = json.dumps({"model": "codex-5", "messages": HELLO} | fields)
+        with pytest.raises(ApiError) as caught:
+            parse(body.encode(), max_prompt_chars=100)
+        assert caught.value.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
