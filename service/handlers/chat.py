@@ -245,8 +245,8 @@ class _Answer:
 
     async def _stream(self) -> web.StreamResponse:
         """The answer as server-sent events; the status is committed with the first event or after `commit_delay_s`."""
-        encoder = ChatStream(id=self._id, created=self._created, fingerprint=self._fingerprint(), request=self._chat)
         shown = await self._read_within(self._settings.commit_delay_s)
+        encoder = ChatStream(id=self._id, created=self._created, fingerprint=self._fingerprint(), request=self._chat)
         response = web.StreamResponse(headers=STREAM_HEADERS | self.headers)
         await response.prepare(self._request)
         try:
