@@ -4,9 +4,11 @@ Tenants are served by least service received: each has one counter of the tokens
 weight of the tenant and of the job's class, and the tenant with the smallest counter goes next. So what is said to be
 less urgent is dearer, and nobody gains by labels. Which of its classes a tenant's turn is given to goes by counters of
 the same kind within the tenant; within a class it is first in, first out. What a turn will cost is guessed when it
-starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served, so
-credit cannot be saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in Serving Large Language
-Models" (OSDI 2024); two tenants that always wait differ by twice the largest cost of one job at most.
+starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served, less a
+`credit` at most: what it left of its share lately, so that a few jobs that come close together do not wait for rounds of
+whoever asks for too much. No more than that is saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in
+Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ by twice the
+largest cost of one job, and the credit, at most.
 """
 
 from __future__ import annotations
@@ -80,6 +82,8 @@ class Backlog:
     """Ticket ids by place. Who goes next is this class's alone to decide."""
 
     def __init__(self) -> None:
+        self.credit = 0.0
+        """How far below the level of those being served a tenant that returns may start, in tokens by weight."""
         self._tenants: dict[str, _Tenant] = {}
         self._resting: OrderedDict[str, None] = OrderedDict()
         self._flows: dict[int, _Flow] = {}
@@ -196,7 +200,7 @@ class Backlog:
         tenant.waiting += 1
         if tenant.waiting == 1:
             self._busy += 1
-            tenant.served = max(tenant.served, self._level)
+            tenant.served = max(tenant.served, self._level - self.credit)
             self._enter(tenant)
 
     def take(self, ticket: int) -> None:
@@ -264,7 +268,7 @@ class Backlog:
     def _flow(self, place: Place) -> _Flow:
         tenant = self._tenants.get(place.tenant)
         if tenant is None:
-            tenant = self._tenants[place.tenant] = _Tenant(place.tenant, self._level)
+            tenant = self._tenants[place.tenant] = _Tenant(place.tenant, self._level - self.credit)
         elif not tenant.waiting and not tenant.running:
             del self._resting[place.tenant]
         flow = tenant.flows.get(place.priority)
@@ -302,7 +306,7 @@ class Backlog:
             return
         self._resting[tenant.name] = None
         self._resting.move_to_end(tenant.name)
-        if tenant.served <= self._level:
+        if tenant.served <= self._level - self.credit:
             self._drop(tenant.name)
         elif len(self._resting) > REMEMBERED:
             self._drop(next(iter(self._resting)))

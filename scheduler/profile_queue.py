@@ -19,6 +19,8 @@ CHARS_PER_TOKEN = 4
 """A guess until the provider has counted."""
 OUTPUT_WEIGHT = 2.0
 """What a token of the answer costs beside one of the question."""
+CREDIT_JOBS = 8.0
+"""How many average answers a tenant may be ahead of others after it asked for less than its share."""
 FIRST_GUESS_TOKENS = 200.0
 FIRST_GUESS_S = 1.0
 """How long a turn holds its seat, before any has been seen."""
@@ -50,6 +52,7 @@ class ProfileQueue:
         self.has_held = False
         self.output_tokens = FIRST_GUESS_TOKENS
         """Of a turn, on average."""
+        self.backlog.credit = CREDIT_JOBS * OUTPUT_WEIGHT * FIRST_GUESS_TOKENS
         self.counted_s = FIRST_GUESS_S
         """How long those held their seats whose tokens were counted."""
         self.is_closing = False
@@ -177,6 +180,7 @@ class ProfileQueue:
         if is_charged and end.usage is not None:
             surplus = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens - place.cost
             self.output_tokens += SMOOTHING * (end.usage.output_tokens - self.output_tokens)
+            self.backlog.credit = CREDIT_JOBS * OUTPUT_WEIGHT * self.output_tokens
             self.counted_s += SMOOTHING * (held_s - self.counted_s)
         elif is_charged and self.counted_s > 0:
             output_tokens = self.output_tokens * held_s / self.counted_s

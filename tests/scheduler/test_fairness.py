@@ -16,6 +16,7 @@ from scheduler.effect import Start
 from scheduler.model import SHARES, Priority, QueuePolicy
 from scheduler.state import SchedulerState
 from scheduler.stimulus import ClientLeft, SeatsFreed, Submitted, TurnEnded
+from tests.support.examples import trying
 from tests.support.jobs import a_job
 
 
@@ -70,6 +71,35 @@ def test_a_pause_saves_up_no_credit() -> None:
     popped(backlog, 100)
     queue(backlog, "rested", range(500, 520))
     assert popped(backlog, 6) == [500, 100, 501, 101, 502, 102]
+
+
+def test_what_a_tenant_left_of_its_share_is_a_credit_for_a_few_jobs() -> None:
+    backlog = Backlog()
+    backlog.credit = 30.0
+    queue(backlog, "busy", range(200))
+    popped(backlog, 100)
+    queue(backlog, "rested", range(500, 520))
+    assert popped(backlog, 8) == [500, 501, 502, 503, 100, 504, 101, 505]
+
+
+@given(st.integers(1, 20), st.sampled_from([0.0, 40.0, 80.0]))
+@trying(0.5)
+def test_who_pauses_again_and_again_gets_no_more_than_its_share_and_one_credit(burst: int, credit: float) -> None:
+    backlog, served = Backlog(), Counter[str]()
+    backlog.credit = credit
+    numbers = iter(range(10**6))
+    for _ in range(600):
+        if not backlog.waiting("pauses"):
+            queue(backlog, "pauses", range(start := next(numbers) * 100, start + burst))
+        if not backlog.waiting("stays"):
+            queue(backlog, "stays", range(start := next(numbers) * 100, start + 50))
+        ticket = backlog.head()
+        assert ticket is not None
+        tenant = backlog._flows[ticket].tenant.name
+        backlog.take(ticket)
+        backlog.vacate(Place(tenant, cost=10.0))
+        served[tenant] += 10
+    assert served["pauses"] <= served["stays"] + 2 * 10 + credit
 
 
 def test_a_debt_that_others_have_long_caught_up_with_is_no_credit_either() -> None:
