@@ -9,6 +9,7 @@ from aiohttp import web
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
 from service.admission import Keyring
+from service.cors import Cors
 from service.observability import Observability
 from service.routing import Routes
 from service.settings import Settings
@@ -21,11 +22,13 @@ class Configuration:
     settings: Settings
     keyring: Keyring
     routes: Routes
+    cors: Cors | None
 
     @classmethod
     def of(cls, settings: Settings, before: Configuration | None = None) -> Configuration:
         """What these settings amount to; the counts of keys that `before` knew go on."""
-        return cls(settings, Keyring(settings, before.keyring if before else None), Routes(settings))
+        keyring = Keyring(settings, before.keyring if before else None)
+        return cls(settings, keyring, Routes(settings), Cors.of(settings.server))
 
 
 @dataclass(slots=True)
