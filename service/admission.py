@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
@@ -85,6 +86,35 @@ async def count(tenant: Tenant) -> None:
             retryable=True,
         )
     await limiter.acquire()
+
+
+def allowance(limiter: AsyncLimiter) -> dict[str, str]:
+    """What the next request will find, as headers: how many may come at once, of how many, and when it is all of them.
+
+    The limiter does not tell its level, only whether so much more has room in it, and that is searched.
+
+    Source: OpenAI, "Rate limits in headers".
+    """
+    limit = int(limiter.max_rate)
+    remaining = bisect_left(range(1, limit + 1), True, key=lambda amount: not limiter.has_capacity(amount))  # noqa: FBT003 - what is searched
+    until_empty_ms = bisect_left(
+        range(int(limiter.time_period * 1000)),
+        True,  # noqa: FBT003 - what is searched
+        key=lambda ms: limiter.has_capacity(limit - ms * limit / (limiter.time_period * 1000)),
+    )
+    return {
+        "x-ratelimit-limit-requests": str(limit),
+        "x-ratelimit-remaining-requests": str(remaining),
+        "x-ratelimit-reset-requests": duration(until_empty_ms),
+    }
+
+
+def duration(ms: int) -> str:
+    """So many milliseconds in OpenAI's words: `0s`, `120ms`, `8.64s`, `1m0s`."""
+    if 0 < ms < 1000:
+        return f"{ms}ms"
+    minutes, rest = divmod(ms, 60_000)
+    return f"{minutes}m{rest / 1000:g}s" if minutes else f"{rest / 1000:g}s"
 
 
 def _tenant(key: KeySettings, before: AsyncLimiter | None) -> Tenant:

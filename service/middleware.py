@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
+from service.admission import allowance
 from service.api.errors import ApiError, internal, too_large
-from service.state import FACTS, REQUEST_ID, SERVICE
+from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -43,13 +44,16 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Put on the answer what every answer has: the request's id, our name instead of the libraries' versions, what its
-    browser has to know, and a farewell when we drain.
+    browser has to know, what is left of its key's contract, and a farewell when we drain.
     """
     service = request.app[SERVICE]
     response.headers["x-request-id"] = request.get(REQUEST_ID) or new_id()  # refused before the middleware
     response.headers["Server"] = SERVER_NAME
     if service.current.cors is not None:
         service.current.cors.mark(request, response.headers)
+    limiter = request.get(LIMITER)
+    if limiter is not None:  # told now and not when it was counted: others have come since
+        response.headers.update(allowance(limiter))
     if service.scheduler.is_draining:  # the client's next request is for somebody else
         response.headers["Connection"] = "close"
         response.force_close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiolimiter import AsyncLimiter
 
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
@@ -42,6 +43,8 @@ class Service:
 
 
 SERVICE = web.AppKey("service", Service)
+LIMITER = web.RequestKey("limiter", AsyncLimiter)
+"""What counts the requests of whoever sent this one, where they are counted."""
 REQUEST_ID = web.RequestKey("request_id", str)
 FACTS = web.RequestKey("facts", dict[str, object])
 """What a handler adds to the request's one log line."""
