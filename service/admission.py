@@ -82,7 +82,7 @@ async def count(tenant: Tenant) -> None:
             message="rate limit exceeded",
             type="rate_limit_error",
             code="rate_limited",
-            retry_after_s=limiter.time_period / limiter.max_rate,
+            retry_after_s=_wait_ms(limiter, 1) / 1000,
             retryable=True,
         )
     await limiter.acquire()
@@ -96,17 +96,19 @@ def allowance(limiter: AsyncLimiter) -> dict[str, str]:
     Source: OpenAI, "Rate limits in headers".
     """
     limit = int(limiter.max_rate)
-    remaining = bisect_left(range(1, limit + 1), True, key=lambda amount: not limiter.has_capacity(amount))  # noqa: FBT003 - what is searched
-    until_empty_ms = bisect_left(
-        range(int(limiter.time_period * 1000)),
-        True,  # noqa: FBT003 - what is searched
-        key=lambda ms: limiter.has_capacity(limit - ms * limit / (limiter.time_period * 1000)),
-    )
+    remaining = bisect_left(range(1, limit + 1), x=True, key=lambda amount: not limiter.has_capacity(amount))
     return {
         "x-ratelimit-limit-requests": str(limit),
         "x-ratelimit-remaining-requests": str(remaining),
-        "x-ratelimit-reset-requests": duration(until_empty_ms),
+        "x-ratelimit-reset-requests": duration(_wait_ms(limiter, limit)),
     }
+
+
+def _wait_ms(limiter: AsyncLimiter, amount: float) -> int:
+    """After how many milliseconds so many requests have room at once, if none comes before."""
+    period_ms = int(limiter.time_period * 1000)
+    leaked = limiter.max_rate / period_ms
+    return bisect_left(range(period_ms), x=True, key=lambda ms: limiter.has_capacity(amount - ms * leaked))
 
 
 def duration(ms: int) -> str:

@@ -174,6 +174,38 @@ async def test_the_promised_wait_is_long_enough() -> None:
 
 
 @in_virtual_time
+async def test_who_has_waited_already_is_told_the_rest() -> None:
+    ring = keyring(alice=1)
+    await admit(ring, ALICE)
+    await pass_time(59.0)
+    assert (await refusal(ring, ALICE)).retry_after_s == pytest.approx(1.0)
+
+
+@given(limit=st.integers(1, 300), pause_s=st.floats(0, 5))
+def test_the_wait_that_is_told_is_the_wait_that_is_needed_to_two_milliseconds(limit: int, pause_s: float) -> None:
+    @in_virtual_time
+    async def world() -> None:
+        ring = keyring(alice=limit)
+        for _ in range(limit):
+            await admit(ring, ALICE)
+        for _ in range(3):
+            await pass_time(pause_s)
+            while int(told(ring)[1]):
+                await admit(ring, ALICE)
+            wait_s = (await refusal(ring, ALICE)).retry_after_s
+            assert wait_s is not None
+            if wait_s > 0.002:
+                await pass_time(wait_s - 0.002)
+                await refusal(ring, ALICE)
+                await pass_time(0.003)
+            else:
+                await pass_time(wait_s + 0.001)
+            await admit(ring, ALICE)
+
+    world()
+
+
+@in_virtual_time
 async def test_a_refused_request_costs_nothing() -> None:
     ring = keyring(alice=1)
     await admit(ring, ALICE)
