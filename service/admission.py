@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
@@ -81,10 +82,41 @@ async def count(tenant: Tenant) -> None:
             message="rate limit exceeded",
             type="rate_limit_error",
             code="rate_limited",
-            retry_after_s=limiter.time_period / limiter.max_rate,
+            retry_after_s=_wait_ms(limiter, 1) / 1000,
             retryable=True,
         )
     await limiter.acquire()
+
+
+def allowance(limiter: AsyncLimiter) -> dict[str, str]:
+    """What the next request will find, as headers: how many may come at once, of how many, and when it is all of them.
+
+    The limiter does not tell its level, only whether so much more has room in it, and that is searched.
+
+    Source: OpenAI, "Rate limits in headers".
+    """
+    limit = int(limiter.max_rate)
+    remaining = bisect_left(range(1, limit + 1), x=True, key=lambda amount: not limiter.has_capacity(amount))
+    return {
+        "x-ratelimit-limit-requests": str(limit),
+        "x-ratelimit-remaining-requests": str(remaining),
+        "x-ratelimit-reset-requests": duration(_wait_ms(limiter, limit)),
+    }
+
+
+def _wait_ms(limiter: AsyncLimiter, amount: float) -> int:
+    """After how many milliseconds so many requests have room at once, if none comes before."""
+    period_ms = int(limiter.time_period * 1000)
+    leaked = limiter.max_rate / period_ms
+    return bisect_left(range(period_ms), x=True, key=lambda ms: limiter.has_capacity(amount - ms * leaked))
+
+
+def duration(ms: int) -> str:
+    """So many milliseconds in OpenAI's words: `0s`, `120ms`, `8.64s`, `1m0s`."""
+    if 0 < ms < 1000:
+        return f"{ms}ms"
+    minutes, rest = divmod(ms, 60_000)
+    return f"{minutes}m{rest / 1000:g}s" if minutes else f"{rest / 1000:g}s"
 
 
 def _tenant(key: KeySettings, before: AsyncLimiter | None) -> Tenant:

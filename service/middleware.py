@@ -7,14 +7,17 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from service.admission import allowance
 from service.api.errors import ApiError, internal, too_large
-from service.state import FACTS, REQUEST_ID, SERVICE
+from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 UNKNOWN_ROUTE = "unknown"
+ASKED_FOR_VERBS = "OPTIONS"
+"""In place of a route: a browser asks what a page may do there."""
 SERVER_NAME = "codex-completions"
 
 
@@ -40,10 +43,18 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the request's id on its answer, our name instead of the libraries' versions, and a farewell when we drain."""
+    """Put on the answer what every answer has: the request's id, our name instead of the libraries' versions, what its
+    browser has to know, what is left of its key's contract, and a farewell when we drain.
+    """
+    service = request.app[SERVICE]
     response.headers["x-request-id"] = request.get(REQUEST_ID) or new_id()  # refused before the middleware
     response.headers["Server"] = SERVER_NAME
-    if request.app[SERVICE].scheduler.is_draining:  # the client's next request is for somebody else
+    if service.current.cors is not None:
+        service.current.cors.mark(request, response.headers)
+    limiter = request.get(LIMITER)
+    if limiter is not None:  # told now and not when it was counted: others have come since
+        response.headers.update(allowance(limiter))
+    if service.scheduler.is_draining:  # the client's next request is for somebody else
         response.headers["Connection"] = "close"
         response.force_close()
 
@@ -70,6 +81,9 @@ async def _answer(request: web.Request, handler: Handler, route: str) -> web.Str
     except ApiError as error:
         return _error_response(request, error)
     except web.HTTPException as error:
+        cors = request.app[SERVICE].current.cors
+        if route == ASKED_FOR_VERBS and cors is not None and cors.is_preflight(request):
+            return web.Response(status=204)
         return _error_response(request, _from_http(error))
     except asyncio.CancelledError:
         raise  # the client is gone: there is nobody to answer
@@ -107,9 +121,12 @@ def _from_http(error: web.HTTPException) -> ApiError:
 
 def route_label(request: web.Request) -> str:
     """The route's pattern, or one word for all that is not a route: a label from a closed set."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else UNKNOWN_ROUTE
+    found = request.match_info
+    if found.route.resource is not None:
+        return found.route.resource.canonical
+    is_known = isinstance(found.http_exception, web.HTTPMethodNotAllowed)
+    return ASKED_FOR_VERBS if is_known and request.method == hdrs.METH_OPTIONS else UNKNOWN_ROUTE
 
 
-_QUIET = frozenset({"/healthz", "/readyz", "/livez", "/metrics"})
+_QUIET = frozenset({"/healthz", "/readyz", "/livez", "/metrics", ASKED_FOR_VERBS})
 """Asked for every few seconds by machines: in the metrics, not in the log."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -22,7 +23,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_core import from_json
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 from pydantic_settings.sources import EnvSettingsSource
 
@@ -45,6 +47,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "PROXY_HOST": ("server", "host"),
     "PROXY_API_KEY": ("api_key",),
     "PROXY_PROTECT_MODELS": ("server", "protect_models"),
+    "PROXY_ENABLE_CORS": ("server", "cors"),
+    "PROXY_CORS_ALLOWED_ORIGINS": ("server", "cors_origins"),
 }
 """Names of the predecessor that still mean what they meant."""
 
@@ -66,9 +70,23 @@ def _expanded(path: Path) -> Path:
         raise ValueError(str(error)) from error
 
 
+def _listed(value: Any) -> Any:
+    """A list as an environment says it: in JSON like every other, or as the predecessor's, with commas in between."""
+    if not isinstance(value, str):
+        return value
+    return from_json(value) if value.startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _origin(value: str) -> str:
+    if not re.fullmatch(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@*\\]+/?", value):
+        raise ValueError("an origin is scheme://host or scheme://host:port, and '*' is everybody")
+    return value
+
+
 HomePath = Annotated[Path, AfterValidator(_expanded)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 PriorityName = Literal["interactive", "standard", "batch"]
 
@@ -94,6 +112,8 @@ class ServerSettings(_Model):
     protect_models: bool = Field(default=False, description="Ask for a key on /v1/models too.")
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key to other hosts than this one.")
     max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt in characters; unset: no limit.")
+    cors: bool = Field(default=True, description="Let web pages use /v1: answer preflights, send the CORS headers.")
+    cors_origins: Origins = Field(("*",), description="Whose pages: `scheme://host[:port]`; `*` is everybody's.")
 
 
 class LogSettings(_Model):

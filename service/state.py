@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiolimiter import AsyncLimiter
 
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
 from service.admission import Keyring
+from service.cors import Cors
 from service.observability import Observability
 from service.routing import Routes
 from service.settings import Settings
@@ -21,11 +23,13 @@ class Configuration:
     settings: Settings
     keyring: Keyring
     routes: Routes
+    cors: Cors | None
 
     @classmethod
     def of(cls, settings: Settings, before: Configuration | None = None) -> Configuration:
         """What these settings amount to; the counts of keys that `before` knew go on."""
-        return cls(settings, Keyring(settings, before.keyring if before else None), Routes(settings))
+        keyring = Keyring(settings, before.keyring if before else None)
+        return cls(settings, keyring, Routes(settings), Cors.of(settings.server))
 
 
 @dataclass(slots=True)
@@ -39,6 +43,8 @@ class Service:
 
 
 SERVICE = web.AppKey("service", Service)
+LIMITER = web.RequestKey("limiter", AsyncLimiter)
+"""What counts the requests of whoever sent this one, where they are counted."""
 REQUEST_ID = web.RequestKey("request_id", str)
 FACTS = web.RequestKey("facts", dict[str, object])
 """What a handler adds to the request's one log line."""

@@ -25,7 +25,7 @@ from service.encode.sse import ChatStream, keepalive
 from service.observability import outcome_label
 from service.routing import Plan, Target
 from service.settings import ServerSettings
-from service.state import FACTS, REQUEST_ID, SERVICE, Service
+from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE, Service
 from service.translate import to_turn
 
 MAX_CHOICES = 5
@@ -52,6 +52,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     tenant = service.current.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
     facts = request[FACTS]
     facts["tenant"] = tenant.name
+    if tenant.limiter is not None:
+        request[LIMITER] = tenant.limiter
     await count(tenant)
     wanted, deadline_s = read_priority(request.headers), read_deadline_s(request.headers)
     body = await _body(request, service.current.settings.server)

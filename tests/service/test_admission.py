@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from aiolimiter import AsyncLimiter
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.model import Priority
-from service.admission import Keyring, Tenant, count
+from service.admission import Keyring, Tenant, allowance, count, duration
 from service.api.errors import ApiError
 from service.settings import Settings
 from tests.support.virtual_time import in_virtual_time, pass_time
@@ -172,6 +174,38 @@ async def test_the_promised_wait_is_long_enough() -> None:
 
 
 @in_virtual_time
+async def test_who_has_waited_already_is_told_the_rest() -> None:
+    ring = keyring(alice=1)
+    await admit(ring, ALICE)
+    await pass_time(59.0)
+    assert (await refusal(ring, ALICE)).retry_after_s == pytest.approx(1.0)
+
+
+@given(limit=st.integers(1, 300), pause_s=st.floats(0, 5))
+def test_the_wait_that_is_told_is_the_wait_that_is_needed_to_two_milliseconds(limit: int, pause_s: float) -> None:
+    @in_virtual_time
+    async def world() -> None:
+        ring = keyring(alice=limit)
+        for _ in range(limit):
+            await admit(ring, ALICE)
+        for _ in range(3):
+            await pass_time(pause_s)
+            while int(told(ring)[1]):
+                await admit(ring, ALICE)
+            wait_s = (await refusal(ring, ALICE)).retry_after_s
+            assert wait_s is not None
+            if wait_s > 0.002:
+                await pass_time(wait_s - 0.002)
+                await refusal(ring, ALICE)
+                await pass_time(0.003)
+            else:
+                await pass_time(wait_s + 0.001)
+            await admit(ring, ALICE)
+
+    world()
+
+
+@in_virtual_time
 async def test_a_refused_request_costs_nothing() -> None:
     ring = keyring(alice=1)
     await admit(ring, ALICE)
@@ -232,3 +266,64 @@ async def test_a_contract_goes_with_its_name_and_not_with_the_key() -> None:
     await refusal(after, ENVIRONMENT)
     with pytest.raises(ApiError):
         after.tenant(bearer(ALICE))
+
+
+def told(ring: Keyring) -> tuple[str, ...]:
+    """What Alice's headers say: of how many, how many at once, and when it is all of them."""
+    headers = allowance(ring.limiters["alice"])
+    return tuple(headers[f"x-ratelimit-{what}-requests"] for what in ("limit", "remaining", "reset"))
+
+
+@in_virtual_time
+async def test_what_is_left_of_a_contract_is_told() -> None:
+    ring = keyring(alice=3)
+    seen = [told(ring)]
+    for _ in range(3):
+        await admit(ring, ALICE)
+        seen.append(told(ring))
+    await refusal(ring, ALICE)
+    seen.append(told(ring))
+    await pass_time(19.0)
+    seen.append(told(ring))
+    await pass_time(1.5)
+    seen.append(told(ring))
+    await pass_time(39.0)
+    seen.append(told(ring))
+    await pass_time(1.0)
+    seen.append(told(ring))
+    assert seen == [
+        ("3", "3", "0s"),
+        ("3", "2", "20s"),
+        ("3", "1", "40s"),
+        ("3", "0", "1m0s"),
+        ("3", "0", "1m0s"),
+        ("3", "0", "41s"),
+        ("3", "1", "39.5s"),
+        ("3", "2", "500ms"),
+        ("3", "3", "0s"),
+    ]
+
+
+@given(limit=st.integers(1, 5000), pauses_s=st.lists(st.floats(0, 70), max_size=12))
+def test_just_as_many_requests_as_were_told_are_admitted(limit: int, pauses_s: list[float]) -> None:
+    @in_virtual_time
+    async def world() -> None:
+        ring = keyring(alice=limit)
+        for pause_s in pauses_s:
+            await pass_time(pause_s)
+            remaining = int(told(ring)[1])
+            for left in range(min(remaining, 20), 0, -1):
+                await admit(ring, ALICE)
+                assert int(told(ring)[1]) == remaining - min(remaining, 20) + left - 1
+            if remaining <= 20:
+                await refusal(ring, ALICE)
+
+    world()
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [(0, "0s"), (1, "1ms"), (999, "999ms"), (1000, "1s"), (8640, "8.64s"), (59_999, "59.999s"), (60_000, "1m0s")],
+)
+def test_a_duration_is_in_openais_words(ms: int, text: str) -> None:
+    assert duration(ms) == text

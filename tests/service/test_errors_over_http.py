@@ -143,6 +143,36 @@ async def test_a_contract_that_is_used_up_is_a_429(tmp_path: Path) -> None:
         assert (await api.get("/v1/models", headers=bearer)).status == 200
 
 
+async def test_every_answer_to_a_limited_key_tells_what_is_left_of_its_contract(tmp_path: Path) -> None:
+    limited = "the-key-with-a-limit-0123456789"
+    async with running_service(tmp_path, keys=[key("limited", limited, requests_per_minute=4)]) as api:
+        bearer = {"Authorization": f"Bearer {limited}"}
+        answers = [
+            await api.chat(headers=bearer),
+            await api.post(b"not JSON", headers=bearer),
+            await api.chat(headers=bearer, stream=True),
+            await api.chat(headers=bearer, n=2),
+            await api.chat(headers=bearer),
+        ]
+        assert [answer.status for answer in answers] == [200, 400, 200, 200, 429]
+        assert [answer.headers["x-ratelimit-limit-requests"] for answer in answers] == ["4"] * 5
+        assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["3", "2", "1", "0", "0"]
+        assert re.fullmatch(r"1m0s|5\d(\.\d+)?s", answers[-1].headers["x-ratelimit-reset-requests"])
+        for answer in (await api.chat(), await api.call("POST", CHAT), await api.get("/v1/models", headers=bearer)):
+            assert not [name for name in answer.headers if name.startswith("x-ratelimit-")]
+
+
+async def test_what_is_left_is_told_as_of_the_answer_and_not_of_the_request(tmp_path: Path) -> None:
+    limited = "the-key-with-a-limit-0123456789"
+    async with running_service(tmp_path, keys=[key("limited", limited, requests_per_minute=4)]) as api:
+        bearer = {"Authorization": f"Bearer {limited}"}
+        async with asyncio.TaskGroup() as tasks:
+            slow = tasks.create_task(api.chat(scripted(chunks=["tick "], repeat=60, interval_s=0.01), headers=bearer))
+            await until(lambda: api.running == 1)
+            assert (await api.chat(headers=bearer)).headers["x-ratelimit-remaining-requests"] == "2"
+        assert slow.result().headers["x-ratelimit-remaining-requests"] == "2"
+
+
 # --- bodies ------------------------------------------------------------------------------------------------------
 
 NESTED = b'{"model":"codex-5","messages":[{"role":"user","content":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}"
