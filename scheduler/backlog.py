@@ -4,11 +4,11 @@ Tenants are served by least service received: each has one counter of the tokens
 weight of the tenant and of the job's class, and the tenant with the smallest counter goes next. So what is said to be
 less urgent is dearer, and nobody gains by labels. Which of its classes a tenant's turn is given to goes by counters of
 the same kind within the tenant; within a class it is first in, first out. What a turn will cost is guessed when it
-starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served, less a
-`credit` at most: what it left of its share lately, so that a few jobs that come close together do not wait for rounds of
-whoever asks for too much. No more than that is saved up. Source: the "virtual token counter" of Sheng et al., "Fairness in
-Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ by twice the
-largest cost of one job, and the credit, at most.
+starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served,
+less a `credit` at most: what it left of its share lately, so that a few jobs that come close together do not wait for
+rounds of whoever asks for too much. No more than that is saved up. Source: the "virtual token counter" of Sheng et al.,
+"Fairness in Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ by
+twice the largest cost of one job, and the credit, at most.
 """
 
 from __future__ import annotations
