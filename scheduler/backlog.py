@@ -7,8 +7,8 @@ the same kind within the tenant; within a class it is first in, first out. What 
 starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served,
 less a `credit` at most: what it left of its share lately, so that a few jobs that come close together do not wait for
 rounds of whoever asks for too much. No more than that is saved up. Source: the "virtual token counter" of Sheng et al.,
-"Fairness in Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ by
-twice the largest cost of one job, and the credit, at most.
+"Fairness in Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ
+by twice the largest cost of one job, and the credit, at most.
 """
 
 from __future__ import annotations
