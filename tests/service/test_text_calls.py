@@ -206,6 +206,12 @@ def test_a_call_is_written_with_its_name_first_and_its_parameters_in_order() -> 
     )
 
 
+def test_a_call_is_written_as_the_predecessor_wrote_it() -> None:
+    assert to_obsidian_xml("lookup_user", '{"id":"42","choice":0}') == (
+        "<use_tool>\n  <name>lookup_user</name>\n  <choice>0</choice>\n  <id>42</id>\n</use_tool>"
+    )
+
+
 @pytest.mark.parametrize("arguments", ["{broken", "[1]", '{"two words":1}'])
 def test_arguments_that_are_no_parameters_are_written_whole(arguments: str) -> None:
     xml = to_obsidian_xml("f", arguments)
