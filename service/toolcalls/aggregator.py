@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -142,8 +142,8 @@ class ToolCallAggregator:
 
     def _ingest(self, event: Mapping[str, Any], choice: int, *, is_message: bool) -> Iterator[Piece]:
         choice = _integer(event, "choice_index", "choiceIndex", "index", default=choice)
-        if isinstance(choices := event.get("choices"), Sequence):
-            for number, each in enumerate(choices):
+        if "choices" in event:
+            for number, each in enumerate(_mappings(event["choices"])):
                 yield from self._ingest(each, number if is_message else choice, is_message=is_message)
             return
         if str(event.get("type", "")).startswith("response."):
@@ -159,12 +159,12 @@ class ToolCallAggregator:
         choice = self._of(number)
         entries = [
             _Fragment.read(entry, is_whole=is_message, place=place if is_message else None)
-            for place, entry in enumerate(message.get("tool_calls") or ())
+            for place, entry in enumerate(_mappings(message.get("tool_calls")))
         ]
         if isinstance(legacy := message.get("function_call"), Mapping):
             entries.append(_Fragment.read({"function": legacy}, is_whole=is_message, keys=(f"{_PLACE}function",)))
         # The calls of a message are made first, so that its text is known to repeat them; they are told after it.
-        called = [piece for entry in entries for piece in choice.call(entry)] if is_message else []
+        called = [piece for entry in entries for piece in choice.call(entry, flushes=False)] if is_message else []
         if isinstance(text := message.get("content"), str):
             yield from choice.say(text[choice.heard_chars :] if is_message else text)
             if is_message:
@@ -290,7 +290,7 @@ class _Choice:
             case "response.function_call_arguments.done", _:
                 yield from self.call(_Fragment.read(event, is_whole=True))
 
-    def call(self, told: _Fragment) -> Iterator[Piece]:
+    def call(self, told: _Fragment, *, flushes: bool = True) -> Iterator[Piece]:
         call = self._find(told)
         if call is None:
             self._latest = None
@@ -299,7 +299,8 @@ class _Choice:
             if told.is_whole and (call := self._same(told.name, told.arguments, is_structured=False)) is not None:
                 call.is_structured = True
             else:
-                yield from self.flush()  # what came before it stays before it
+                if flushes:
+                    yield from self.flush()  # what came before it stays before it
                 if len(self.calls) >= self._max_calls:
                     self.is_truncated = True
                     for key in told.keys:
@@ -379,6 +380,10 @@ def _as_text(name: str, arguments: str) -> str:
     """What is left of the arguments when they are written as text and read again."""
     (found,) = extract_use_tool_blocks(to_obsidian_xml(name, arguments)) or (None,)
     return arguments if found is None else found.block.arguments
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def _string(value: object) -> str:

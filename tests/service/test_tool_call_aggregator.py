@@ -71,6 +71,16 @@ def test_a_whole_message_adds_what_was_not_told_and_nothing_when_it_comes_again(
     assert [call.arguments for call in calls.snapshot()] == ['{"id":1}', "{}"]
 
 
+def test_a_block_that_has_begun_to_come_is_completed_by_the_whole_message() -> None:
+    calls = ToolCallAggregator()
+    calls.ingest_delta("a " + BLOCK[:5])
+    message = {"content": "a " + BLOCK, "tool_calls": [entry("{}", None, "c1", "f")]}
+    assert calls.ingest_message(message) == (
+        Called(0, 1, '{"id": "42"}', "tool_0_1", "lookup_user", BLOCK),
+        Called(0, 0, "{}", "c1", "f"),
+    )
+
+
 def test_a_message_that_differs_from_what_was_told_changes_the_snapshot_and_tells_nothing() -> None:
     calls = ToolCallAggregator()
     calls.ingest_delta(calls_delta(entry('{"id":1}', 0, "c1", "f")))
@@ -251,6 +261,30 @@ def test_more_than_may_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     calls.ingest_delta(calls_delta(entry("", 0, "b" * 60)))
     with pytest.raises(TooLargeError):
         calls.ingest_delta(calls_delta(entry("", 0, "c" * 60)))
+
+
+KEYS = st.sampled_from(
+    ["choices", "delta", "message", "tool_calls", "function_call", "function", "name", "type", "item"]
+)
+MORE_KEYS = st.sampled_from(["arguments", "id", "index", "content", "output_index", "item_id", "choice_index"])
+TYPES = st.sampled_from(
+    ["function_call", "response.output_item.done", "response.function_call_arguments.done", "<use_tool>", "{}", ""]
+)
+WORTHS = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 9) | TYPES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | MORE_KEYS, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(KEYS | MORE_KEYS, WORTHS, max_size=6))
+def test_a_message_of_any_shape_is_told_the_first_time_only(message: dict[str, Any]) -> None:
+    calls = ToolCallAggregator()
+    calls.ingest_message(message)
+    before = calls.snapshot()
+    assert calls.ingest_message(message) == ()
+    assert calls.snapshot() == before
+    calls.ingest_delta(message)
 
 
 ARGUMENTS = st.dictionaries(st.text(max_size=4), st.text(max_size=8), max_size=3).map(
