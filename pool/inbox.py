@@ -19,11 +19,15 @@ class Inbox(Generic[S]):
 
     def put(self, stimulus: S) -> bool:
         """Handle it, and all that comes of it; False when it has to wait because another is being handled."""
-        self._waiting.append(stimulus)
         if self._is_handling:
+            self._waiting.append(stimulus)
             return False
         self._is_handling = True
         try:
+            if self._waiting:  # left behind by an error
+                self._waiting.append(stimulus)
+            else:
+                self._handle(stimulus)
             while self._waiting:
                 self._handle(self._waiting.popleft())
         finally:

@@ -180,15 +180,11 @@ class Scheduler:
     def _handle(self, stimulus: Stimulus) -> None:
         """Give the core one stimulus, with the seats of this moment, and carry out what it decides."""
         now = self._loop.time()
-        match stimulus:
-            case Submitted():
-                job = stimulus.job
-                stimulus = Submitted(stimulus.ticket, job, self._seats.free(job.profile))
-            case SeatsFreed() | Looked():
-                profile = stimulus.profile
-                stimulus = type(stimulus)(profile, self._seats.free(profile), self._seats.outlook(profile))
-            case _:
-                pass
+        if isinstance(stimulus, Submitted):
+            stimulus.free = self._seats.free(stimulus.job.profile)
+        elif isinstance(stimulus, (SeatsFreed, Looked)):
+            stimulus.free = self._seats.free(stimulus.profile)
+            stimulus.outlook = self._seats.outlook(stimulus.profile)
         effects = self._state.handle(stimulus, now)
         if effects:
             self._carry_out(effects, now)

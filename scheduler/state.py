@@ -467,7 +467,7 @@ class SchedulerState:
         room = queue.room(free)
         if room <= 0:
             return
-        for ticket_id in queue.returned.copy():
+        for ticket_id in queue.returned.copy() if queue.returned else ():
             ticket = self._tickets[ticket_id]
             if room > 0 and ticket_id not in queue.blocked and not queue.backlog.is_capped(ticket.place):
                 queue.returned.remove(ticket_id)

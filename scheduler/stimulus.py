@@ -12,15 +12,15 @@ from pool.stimuli import Lease
 from scheduler.model import Job, QueuePolicy
 
 
-class Submitted(msgspec.Struct, frozen=True):
-    """A job was admitted; `free` is the number of free seats of its profile at the moment of handling."""
+class Submitted(msgspec.Struct):
+    """A job was admitted; `free` is the number of free seats of its profile, filled in at the moment of handling."""
 
     ticket: int
     job: Job
     free: int = 0
 
 
-class SeatsFreed(msgspec.Struct, frozen=True):
+class SeatsFreed(msgspec.Struct):
     """The pool has seats for this profile that it did not have before; `free` as above, and what else it offers."""
 
     profile: str
@@ -28,7 +28,7 @@ class SeatsFreed(msgspec.Struct, frozen=True):
     outlook: Outlook | None = None
 
 
-class Looked(msgspec.Struct, frozen=True):
+class Looked(msgspec.Struct):
     """So many seats are free, as the core has asked."""
 
     profile: str

@@ -476,7 +476,9 @@ async def test_a_drain_takes_nobody_new_and_finishes_what_is_there() -> None:
 
 @in_virtual_time
 async def test_an_idle_scheduler_is_idle_at_once() -> None:
+    before = asyncio.get_running_loop().time()
     await House().scheduler.idle()
+    assert asyncio.get_running_loop().time() == before
 
 
 @in_virtual_time

@@ -453,6 +453,7 @@ async def test_the_end_of_an_answer_does_not_wait_for_ever_for_its_reader(tmp_pa
         _, writer = await api.raw(f"{head}Content-Length: {len(asked)}\n\n", asked)
         await until(lambda: api.counted("http_requests_total", route="/v1/chat/completions", status="499") == 1, 5.0)
         await api.until_at_rest(SOON_S)
+        assert api.free == api.seats
         writer.close()
 
 

@@ -238,6 +238,7 @@ async def test_a_profile_that_goes_takes_no_new_job_and_its_workers_go_after_the
 async def test_a_profile_for_which_nobody_waits_goes_at_once(reloading: Reloading) -> None:
     await reloading.take(others={}, models={"m": {}})
     await until(lambda: reloading.workers.history[-1] == {"default"})
+    assert {row.profile for row in reloading.service.scheduler.snapshot()} == {"default"}
 
 
 async def test_a_profile_that_comes_back_before_it_has_gone_stays(reloading: Reloading) -> None:
