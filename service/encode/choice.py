@@ -8,9 +8,9 @@ import msgspec
 
 from pool.events import Finish, TextDelta, ToolCall, TurnEvent, Usage
 from scheduler.model import Ended, Outcome
-from service.api.chat import ChatRequest
 from service.api.errors import from_outcome, unfollowed
 from service.encode.cut import Cut
+from service.encode.terms import Terms
 from service.encode.usage import CHARS_PER_TOKEN, counted
 
 Piece = TextDelta | ToolCall
@@ -20,7 +20,7 @@ class Choice:
     """Give it all events of one turn with `take`, and the outcome with `end`; then `finish` says why it ended.
 
     `is_full` once it needs nothing more of its turn, which may as well be interrupted. `text` and `calls` are the
-    answer, where it is needed once more: whole answers, and those that are checked. `call_count` and `is_truncated`
+    answer, where it is needed once more: by the terms, or because it is checked. `call_count` and `is_truncated`
     (calls were left out) are told in any case.
     """
 
@@ -28,7 +28,7 @@ class Choice:
         "_chars",
         "_cut",
         "_keeps",
-        "_request",
+        "_terms",
         "_texts",
         "call_count",
         "calls",
@@ -37,15 +37,15 @@ class Choice:
         "usage",
     )
 
-    def __init__(self, request: ChatRequest) -> None:
-        self._request = request
-        self._keeps = bool(request.output.check) or not request.stream
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._keeps = bool(terms.output.check) or terms.keeps
         self._texts: list[str] = []
         self._chars = 0
         self._cut: Cut | None = None
-        if request.stop or request.max_tokens is not None:
-            max_chars = None if request.max_tokens is None else request.max_tokens * CHARS_PER_TOKEN
-            self._cut = Cut(request.stop, max_chars)
+        if terms.stop or terms.max_tokens is not None:
+            max_chars = None if terms.max_tokens is None else terms.max_tokens * CHARS_PER_TOKEN
+            self._cut = Cut(terms.stop, max_chars)
         self.calls: list[ToolCall] = []
         self.call_count = 0
         self.is_truncated = False
@@ -111,10 +111,10 @@ class Choice:
                 self._texts.append(piece.text)
 
     def _call(self, call: ToolCall, shown: list[Piece]) -> None:
-        if self.call_count and not self._request.tools.is_parallel:
+        if self.call_count and not self._terms.tools.is_parallel:
             self.is_truncated = True
             return
-        if call.name in self._request.tools.withheld:
+        if call.name in self._terms.tools.withheld:
             raise unfollowed("tool_choice_not_followed", "the model called a function that it was not offered")
         if self._cut is not None:
             self._say(TextDelta(self._cut.flush()), shown)
@@ -131,15 +131,15 @@ class Choice:
         if self.finish in (Finish.LENGTH, Finish.CONTENT_FILTER):
             return
         if self.call_count:
-            self.finish = "function_call" if self._request.tools.is_legacy else "tool_calls"
-        elif self._request.tools.must_call:
+            self.finish = "function_call" if self._terms.tools.is_legacy else "tool_calls"
+        elif self._terms.tools.must_call:
             raise unfollowed("tool_choice_not_followed", "the model did not call a function")
-        elif (check := self._request.output.check) and not self.is_full and not _is_what_was_asked(check, self.text):
+        elif (check := self._terms.output.check) and not self.is_full and not _is_what_was_asked(check, self.text):
             raise unfollowed("response_format_not_followed", "the model did not answer in JSON as it was asked to")
 
     def counted(self) -> tuple[Usage, bool]:
         """Its tokens, and whether they are an estimate."""
-        return counted(self.usage, prompt_chars=self._request.prompt_chars, completion_chars=self._chars)
+        return counted(self.usage, prompt_chars=self._terms.prompt_chars, completion_chars=self._chars)
 
 
 def total(choices: Sequence[Choice]) -> tuple[Usage, bool]:

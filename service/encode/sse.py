@@ -26,7 +26,7 @@ def keepalive(wall_ms: int) -> bytes:
 
 
 class ChatStream:
-    """The chunks of one answer. Call in this order: `role`, any number of `pieces`, `finish`; or `error` at any time,
+    """The chunks of one answer. Call in this order: `begin`, any number of `pieces`, `finish`; or `error` at any time,
     and nothing after it.
 
     Each method returns whole events, so the bytes of several may be joined into one write. Source: OpenAI's
@@ -53,7 +53,7 @@ class ChatStream:
         self._heads = [self._head + b'{"index":%d,"delta":{' % index for index in self._indices]
         self._calls = [0] * request.n
 
-    def role(self) -> bytes:
+    def begin(self) -> bytes:
         """The first chunk."""
         return self._of_all(
             [b'{"index":%d,"delta":{"role":"assistant"},"finish_reason":null}' % i for i in self._indices]

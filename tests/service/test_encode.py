@@ -32,6 +32,7 @@ from service.api.tools import Tools
 from service.encode.choice import Choice, Piece, call_counts, total
 from service.encode.collect import chat_completion
 from service.encode.sse import DONE, ESTIMATED, ChatStream, keepalive
+from service.encode.terms import Terms
 from service.encode.usage import usage_object
 
 SCHEMAS = json.loads((Path(__file__).parent / "data" / "chat_schema.json").read_text())["schemas"]
@@ -71,7 +72,8 @@ def conforms(value: Any, schema: dict[str, Any], where: str = "$") -> None:
             conforms(member, inner, f"{where}.{key}")
 
 
-REQUEST = ChatRequest(model=MODEL, messages=(), prompt_chars=9)
+REQUEST = ChatRequest(model=MODEL, messages=())
+TERMS = Terms(keeps=True, prompt_chars=9)
 LOOK = ToolSpec("look", "", {})
 CALLS = [ToolCall("call_1", "look", '{"at":  "a"}'), ToolCall("call_2", "look", 'not "json"\n')]
 HI: list[TurnEvent] = [TextDelta("hi")]
@@ -81,15 +83,19 @@ def asking(**fields: Any) -> ChatRequest:
     return replace(REQUEST, **fields)
 
 
+def held_to(**fields: Any) -> Terms:
+    return replace(TERMS, **fields)
+
+
 def choice(
     events: Sequence[TurnEvent] = HI,
-    request: ChatRequest = REQUEST,
+    terms: Terms = TERMS,
     *,
     finish: Finish = Finish.STOP,
     usage: Usage | None = USAGE,
 ) -> Choice:
     """One that has ended."""
-    made = Choice(request)
+    made = Choice(terms)
     made.take(events)
     made.end(Ended(TurnEnd(finish=finish, usage=usage)))
     return made
@@ -138,7 +144,7 @@ def test_the_schema_check_can_fail() -> None:
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_a_stream_is_role_text_finish_usage_and_done(include_usage: bool) -> None:
     encoder = stream(include_usage=include_usage)
-    written = [encoder.role(), encoder.pieces([TextDelta("Hel"), TextDelta("lo")]), encoder.finish([choice()])]
+    written = [encoder.begin(), encoder.pieces([TextDelta("Hel"), TextDelta("lo")]), encoder.finish([choice()])]
     expected: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]},
         {"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": None}]},
@@ -192,7 +198,12 @@ def test_the_number_of_calls_is_told_between_the_finish_and_the_usage() -> None:
 def test_choices_are_kept_apart_in_a_stream() -> None:
     encoder = stream(n=2, include_usage=True)
     first, second = choice(CALLS[:1]), choice(finish=Finish.LENGTH)
-    data = [encoder.role(), encoder.pieces(CALLS[:1], 1), encoder.pieces(CALLS[1:], 0), encoder.finish([first, second])]
+    data = [
+        encoder.begin(),
+        encoder.pieces(CALLS[:1], 1),
+        encoder.pieces(CALLS[1:], 0),
+        encoder.finish([first, second]),
+    ]
     role, begun, rest, other, _, finish, usage = chunks(b"".join(data))
     assert role["choices"] == [
         {"index": 0, "delta": {"role": "assistant"}, "finish_reason": None},
@@ -213,7 +224,7 @@ def test_choices_are_kept_apart_in_a_stream() -> None:
 def test_every_chunk_is_one_that_openai_would_send(finish: Finish, include_usage: bool, is_legacy: bool) -> None:
     encoder = stream(include_usage=include_usage, tools=Tools((LOOK,), is_legacy=is_legacy))
     pieces: list[Piece] = [TextDelta("a\n\n"), *CALLS]
-    written = encoder.role() + encoder.pieces(pieces) + encoder.finish([choice(finish=finish)])
+    written = encoder.begin() + encoder.pieces(pieces) + encoder.finish([choice(finish=finish)])
     for chunk in chunks(written):
         conforms(chunk, SCHEMAS["CreateChatCompletionStreamResponse"])
         assert not ChatCompletionChunk.model_validate(chunk).model_extra
@@ -292,7 +303,7 @@ def test_calls_are_a_message_whose_content_is_null_when_nothing_was_said(said: l
 
 
 def test_a_legacy_call_in_a_completion_is_a_function_call() -> None:
-    legacy = asking(tools=Tools((LOOK,), is_parallel=False, is_legacy=True))
+    legacy = held_to(tools=Tools((LOOK,), is_parallel=False, is_legacy=True))
     answer = completion(choice(CALLS, legacy, finish=Finish.TOOL_CALLS), tools=legacy.tools)
     conforms(answer, SCHEMAS["CreateChatCompletionResponse"])
     assert answer["choices"][0]["finish_reason"] == "function_call"
@@ -336,7 +347,7 @@ def test_usage_is_what_the_upstream_counted_of_all_choices() -> None:
 
 @pytest.mark.parametrize(("chars", "tokens"), [(0, 0), (1, 1), (4, 1), (5, 2)])
 def test_without_a_report_usage_is_a_marked_estimate_of_four_characters_a_token(chars: int, tokens: int) -> None:
-    said = choice([TextDelta("x" * chars)], asking(prompt_chars=chars), usage=None)
+    said = choice([TextDelta("x" * chars)], held_to(prompt_chars=chars), usage=None)
     assert total([said]) == (Usage(input_tokens=tokens, output_tokens=tokens), True)
     assert total([said, choice()])[1], "one estimate makes the sum one"
 
@@ -345,7 +356,7 @@ def test_without_a_report_usage_is_a_marked_estimate_of_four_characters_a_token(
 
 
 def test_what_is_shown_is_text_and_calls_in_their_order() -> None:
-    made = Choice(asking(stream=True))
+    made = Choice(held_to(keeps=False))
     assert made.take([ReasoningDelta("hm"), TextDelta("a"), CALLS[0], TextDelta("b")]) == [
         TextDelta("a"),
         CALLS[0],
@@ -356,7 +367,7 @@ def test_what_is_shown_is_text_and_calls_in_their_order() -> None:
 
 
 def test_without_parallel_calls_the_first_is_kept() -> None:
-    made = Choice(asking(tools=Tools((LOOK,), is_parallel=False)))
+    made = Choice(held_to(tools=Tools((LOOK,), is_parallel=False)))
     assert made.take(CALLS) == CALLS[:1]
     assert made.take(CALLS) == []
     assert made.calls == CALLS[:1]
@@ -375,14 +386,14 @@ def test_calls_of_an_answer_that_was_cut_off_do_not_hide_that(finish: Finish) ->
 
 def test_an_answer_that_had_to_call_and_did_not_is_an_error() -> None:
     with pytest.raises(ApiError) as caught:
-        choice(HI, asking(tools=Tools((LOOK,), must_call=True)))
+        choice(HI, held_to(tools=Tools((LOOK,), must_call=True)))
     assert (caught.value.status, caught.value.code) == (502, "tool_choice_not_followed")
-    assert choice(CALLS, asking(tools=Tools((LOOK,), must_call=True))).finish == "tool_calls"
-    assert choice(HI, asking(tools=Tools((LOOK,), must_call=True)), finish=Finish.LENGTH).finish == "length"
+    assert choice(CALLS, held_to(tools=Tools((LOOK,), must_call=True))).finish == "tool_calls"
+    assert choice(HI, held_to(tools=Tools((LOOK,), must_call=True)), finish=Finish.LENGTH).finish == "length"
 
 
 def test_a_call_of_a_function_that_was_not_offered_is_an_error() -> None:
-    made = Choice(asking(tools=Tools((LOOK,), withheld=frozenset({"listen"}))))
+    made = Choice(held_to(tools=Tools((LOOK,), withheld=frozenset({"listen"}))))
     made.take([*CALLS, ToolCall("c", "unheard_of", "{}")])
     with pytest.raises(ApiError) as caught:
         made.take([ToolCall("c", "listen", "{}")])
@@ -390,7 +401,7 @@ def test_a_call_of_a_function_that_was_not_offered_is_an_error() -> None:
 
 
 def test_text_before_a_call_stays_before_it_and_a_call_after_the_end_is_none() -> None:
-    made = Choice(asking(stop=("END",), max_tokens=1))
+    made = Choice(held_to(stop=("END",), max_tokens=1))
     assert made.take([TextDelta("EN"), CALLS[0], TextDelta("Do")]) == [TextDelta("EN"), CALLS[0], TextDelta("Do")]
     assert not made.is_full
     assert made.take([TextDelta("EN"), CALLS[1]]) == []
@@ -400,7 +411,7 @@ def test_text_before_a_call_stays_before_it_and_a_call_after_the_end_is_none() -
 
 
 def test_a_turn_that_failed_after_a_call_is_no_answer() -> None:
-    made = Choice(REQUEST)
+    made = Choice(TERMS)
     made.take(CALLS)
     with pytest.raises(ApiError) as caught:
         made.end(Ended(TurnEnd(fault=Fault(FaultKind.WORKER_LOST, "it was killed"))))

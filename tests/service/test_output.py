@@ -9,10 +9,10 @@ import pytest
 
 from pool.events import Finish, TextDelta, ToolCall, TurnEnd
 from scheduler.model import Ended
-from service.api.chat import ChatRequest
 from service.api.errors import ApiError
 from service.api.output import JSON_OBJECT, JSON_OF_SCHEMA, Output, read_output
 from service.encode.choice import Choice
+from service.encode.terms import Terms
 
 STRICT: dict[str, Any] = {
     "type": "object",
@@ -77,7 +77,7 @@ def test_an_object_of_any_kind_is_asked_for() -> None:
 
 
 def judged(text: str, output: Output, finish: Finish = Finish.STOP, **fields: Any) -> Choice:
-    choice = Choice(ChatRequest(model="m", messages=(), output=output, stream=True, **fields))
+    choice = Choice(Terms(output=output, **fields))
     choice.take([TextDelta(text[:3]), TextDelta(text[3:])])
     choice.end(Ended(TurnEnd(finish=finish)))
     return choice
@@ -111,7 +111,7 @@ def test_an_answer_that_was_cut_off_cannot_be_whole() -> None:
 
 
 def test_a_call_need_not_be_in_a_form() -> None:
-    choice = Choice(ChatRequest(model="m", messages=(), output=OBJECT))
+    choice = Choice(Terms(output=OBJECT))
     choice.take([ToolCall("c", "look", "{}")])
     choice.end(Ended(TurnEnd(finish=Finish.TOOL_CALLS)))
     assert choice.finish == "tool_calls"

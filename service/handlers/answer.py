@@ -1,0 +1,251 @@
+"""What goes out: the turns of an answer are read side by side, and written in whatever form the client asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+from aiohttp import hdrs, web
+
+from scheduler.model import Ended
+from scheduler.ticket import Ticket, news
+from service.api.errors import ApiError, internal
+from service.encode.choice import Choice, Piece
+from service.encode.sse import keepalive
+from service.observability import outcome_label
+from service.settings import ServerSettings
+from service.state import FACTS, SERVICE, Service
+
+MAX_ANSWER_CHARS = 32 * 1024 * 1024
+"""Of an answer that is kept until it is whole; no model says as much."""
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+class _Voice:
+    """One choice, and the ticket of the turn that says it."""
+
+    def __init__(self, index: int, ticket: Ticket, choice: Choice) -> None:
+        self.index = index
+        self.ticket = ticket
+        self.choice = choice
+        self.is_over = False
+
+    def advance(self) -> list[Piece]:
+        """What it has to show of the news; [] also when this was its end.
+
+        Raises:
+            ApiError: it ended without an answer.
+        """
+        events = self.ticket.take()
+        if events:
+            return self.choice.take(events)
+        if self.ticket.outcome is not None:
+            self.is_over = True
+            return self.choice.end(self.ticket.outcome)
+        return []
+
+
+Shown = list[tuple[int, list[Piece]]]
+"""What is new, by the number of its choice."""
+
+
+class Voices:
+    """The turns that say one answer: `add` each, then `read` until that gives []; `abandon` when nobody reads on."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._voices: list[_Voice] = []
+        self._began_at = time.perf_counter()
+        self._first_text_s: float | None = None
+
+    def add(self, ticket: Ticket, choice: Choice) -> None:
+        """The turn of one more choice."""
+        self._voices.append(_Voice(len(self._voices), ticket, choice))
+
+    @property
+    def choices(self) -> list[Choice]:
+        """In the order in which they were added."""
+        return [voice.choice for voice in self._voices]
+
+    async def read(self) -> Shown:
+        """What is next to be shown of any choice; [] when all have ended. Cancelling it loses nothing.
+
+        Reasoning is not shown: it commits no status, and keeps no connection alive.
+
+        Raises:
+            ApiError: one of them failed, and the answer with it.
+        """
+        while speaking := [voice for voice in self._voices if not voice.is_over]:
+            await news([voice.ticket for voice in speaking])
+            shown = [(voice.index, pieces) for voice in speaking if (pieces := self._advance(voice))]
+            if sum(voice.choice.kept_chars for voice in self._voices) > MAX_ANSWER_CHARS:
+                raise ApiError(
+                    status=502, message="the answer is too long", type="server_error", code="answer_too_large"
+                )
+            if shown:
+                self._note_first_text(self._voices[shown[0][0]].ticket)
+                return shown
+        return []
+
+    async def read_within(self, timeout_s: float) -> Shown | None:
+        """What `read` gives, or None when there was nothing within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.read()
+        except TimeoutError:
+            return None
+
+    def abandon(self) -> None:
+        """Nobody reads on. Harmless once all have ended."""
+        for voice in self._voices:
+            voice.ticket.abandon()
+
+    def fingerprint(self) -> str:
+        """The CLI that answers: a profile that is being rolled may have two."""
+        ticket = self._voices[0].ticket
+        version = self._service.pool.version(ticket.lease.worker) if ticket.lease is not None else None
+        version = version or self._service.observability.versions.get(ticket.job.profile)
+        return f"fp_codex_{version or 'unknown'}"
+
+    def facts(self) -> dict[str, object]:
+        """What the request's log line says of them, as far as it is known."""
+        if not self._voices:
+            return {}
+        ticket = self._voices[0].ticket
+        outcomes = [voice.ticket.outcome for voice in self._voices]
+        labels = dict.fromkeys("none" if outcome is None else outcome_label(outcome) for outcome in outcomes)
+        facts: dict[str, object] = {"profile": ticket.job.profile, "outcome": ",".join(labels)}
+        if self._first_text_s is not None:
+            facts["first_text_s"] = round(self._first_text_s, 4)
+        if ticket.lease is not None:
+            facts["worker"] = str(ticket.lease.worker)
+        ends = [voice.ticket.outcome.end for voice in self._voices if isinstance(voice.ticket.outcome, Ended)]
+        usages = [end.usage for end in ends if end.usage is not None]
+        if usages:
+            facts["input_tokens"] = sum(usage.input_tokens for usage in usages)
+            facts["output_tokens"] = sum(usage.output_tokens for usage in usages)
+        return facts
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _advance(self, voice: _Voice) -> list[Piece]:
+        """What one voice has to show; its turn is interrupted when that was all."""
+        pieces = voice.advance()
+        ticket = voice.ticket
+        if voice.choice.is_full and ticket.outcome is None and ticket.lease is not None:
+            self._service.pool.interrupt(ticket.lease)
+        return pieces
+
+    def _note_first_text(self, ticket: Ticket) -> None:
+        if self._first_text_s is None:
+            self._first_text_s = time.perf_counter() - self._began_at
+            self._service.observability.first_text(ticket.job.profile, self._first_text_s)
+
+
+class Encoder(Protocol):
+    """The bytes of a stream, in this order: `begin`, any number of `pieces`, `finish`; or `error` at any time, and
+    nothing after it.
+    """
+
+    def begin(self) -> bytes:
+        """What comes before anything is said."""
+
+    def pieces(self, pieces: Sequence[Piece], index: int) -> bytes:
+        """The next that is shown of a choice."""
+
+    def finish(self, choices: Sequence[Choice]) -> bytes:
+        """The end of the stream; all choices have ended."""
+
+    def error(self, error: ApiError) -> bytes:
+        """The end of a stream that failed when its status was already sent."""
+
+
+class Reply:
+    """One HTTP answer that `voices` say: `send` it as a whole, or `stream` it.
+
+    `headers` are its own: change them before. `note_end` is for the end, however it came.
+    """
+
+    def __init__(self, request: web.Request, voices: Voices, settings: ServerSettings) -> None:
+        self.headers: dict[str, str] = {}
+        self._request = request
+        self._voices = voices
+        self._settings = settings
+
+    async def send(self, body: bytes) -> web.Response:
+        """A JSON body."""
+        response = web.Response(body=body, content_type="application/json", headers=self.headers)
+        await response.prepare(self._request)
+        await self._in_time(response.write_eof())
+        return response
+
+    async def stream(self, encoder: Encoder, shown: Shown | None) -> web.StreamResponse:
+        """Server-sent events; `shown` is what there is to begin with: None for nothing yet, [] for nothing at all.
+
+        Read that within `commit_delay_s`, so that an answer that fails soon fails with a real status.
+        """
+        response = web.StreamResponse(headers=STREAM_HEADERS | self.headers)
+        await response.prepare(self._request)
+        try:
+            await self._relay(response, encoder, shown)
+        except ConnectionError:
+            raise
+        except ApiError as error:
+            await self._write(response, encoder.error(error))
+        except Exception as error:  # noqa: BLE001 - the middleware's boundary again: its 500 would land in this body
+            self._request.app[SERVICE].observability.handler_failed(self._request.path, error)
+            await self._write(response, encoder.error(internal()))
+        await self._in_time(response.write_eof())
+        return response
+
+    def note_end(self) -> None:
+        """Nobody reads on. Add to the log line what only the end knows."""
+        self._voices.abandon()
+        self._request[FACTS].update(self._voices.facts())
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _relay(self, response: web.StreamResponse, encoder: Encoder, shown: Shown | None) -> None:
+        """Write the stream, from its first to its last words."""
+        chunks = encoder.begin()
+        while shown != []:
+            if shown is not None:
+                chunks += b"".join(encoder.pieces(pieces, index) for index, pieces in shown)
+            elif self._wants_keepalive():
+                chunks += keepalive(int(time.time() * 1000))  # noqa: TID251 - the wire wants the wall clock
+            await self._write(response, chunks)
+            chunks = b""
+            shown = await self._voices.read_within(self._settings.keepalive_s)
+        await self._write(response, chunks + encoder.finish(self._voices.choices))
+
+    def _wants_keepalive(self) -> bool:
+        """Some desktop clients choke on comments."""
+        headers = self._request.headers
+        agent = headers.get(hdrs.USER_AGENT, "").lower()
+        return not (
+            "obsidian" in agent
+            or "electron" in agent
+            or headers.get("X-No-Keepalive") == "1"
+            or self._request.query.get("no_keepalive") == "1"
+        )
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        if data:
+            await self._in_time(response.write(data))
+
+    async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Write, within a bound: a client that stops reading loses its connection and nobody else anything."""
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                await writing
+        except TimeoutError:
+            transport = self._request.transport
+            if transport is not None:
+                transport.abort()
+            raise ConnectionResetError("the client does not read") from None

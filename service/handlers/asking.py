@@ -1,0 +1,125 @@
+"""What comes in: who asks, with what headers and body; and how its jobs get to the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec.structs import replace
+
+from pool.events import TurnRequest
+from scheduler.model import Job, NotReady, Priority, QueueFull, Rejected, WaitTooLong
+from scheduler.ticket import Ticket
+from service.admission import Tenant, count
+from service.api.body import unpacked
+from service.api.errors import ApiError, from_rejection, too_large
+from service.api.headers import read_deadline_s, read_priority
+from service.routing import Plan, Route, Target
+from service.settings import ServerSettings
+from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE, Service
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """Who asks, and what of it is the same on every route.
+
+    `wanted` is the class that the client asks for, `deadline_s` how long the answer is of use to it; None when it does
+    not say. `body` is unpacked.
+    """
+
+    id: str
+    tenant: Tenant
+    wanted: Priority | None
+    deadline_s: float | None
+    body: bytes
+
+    def job(self, turn: TurnRequest, route: Route, target: Target, *, size: int, priority: Priority) -> Job:
+        """The job of running `turn` at `target`, which is the first of this tenant's plan for `route`."""
+        deadlines = (self.deadline_s, route.deadline_s, self.tenant.max_deadline_s)
+        return Job(
+            id=self.id,
+            profile=target.profile,
+            tenant=self.tenant.name,
+            turn=turn,
+            queue_budget_s=target.queue_budget_s,
+            size=size,
+            weight=self.tenant.weight,
+            priority=priority,
+            deadline_s=min((each for each in deadlines if each is not None), default=None),
+            seats=self.tenant.seats,
+            queue_share=self.tenant.queue_max or target.tenant_queue_max,
+        )
+
+
+async def read_asked(request: web.Request) -> Asked:
+    """Check the key, count the request, then read its headers and its body.
+
+    Raises:
+        ApiError: the key, the key's contract, a header or the body.
+    """
+    service = request.app[SERVICE]
+    tenant = service.current.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
+    request[FACTS]["tenant"] = tenant.name
+    if tenant.limiter is not None:
+        request[LIMITER] = tenant.limiter
+    await count(tenant)
+    wanted, deadline_s = read_priority(request.headers), read_deadline_s(request.headers)
+    body = await _body(request, service.current.settings.server)
+    return Asked(request[REQUEST_ID], tenant, wanted, deadline_s, body)
+
+
+async def _body(request: web.Request, limits: ServerSettings) -> bytes:
+    """The request's body, unpacked; its size, its time and its encodings are bounded."""
+    content_type = request.headers.get(hdrs.CONTENT_TYPE)
+    if content_type is not None and request.content_type not in ("application/json", "text/plain"):
+        raise ApiError(
+            status=415,
+            message="Content-Type must be application/json",
+            type="invalid_request_error",
+            code="unsupported_media_type",
+        )
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            async for piece in request.content.iter_any():  # not request.read(), which keeps a copy with the request
+                body += piece
+                if len(body) > limits.max_body_bytes:
+                    raise too_large()
+    except TimeoutError:
+        raise ApiError(
+            status=408, message="the body came too slowly", type="invalid_request_error", code="request_timeout"
+        ) from None
+    return unpacked(bytes(body), request.headers.get(hdrs.CONTENT_ENCODING, ""), limits.max_body_bytes)
+
+
+def submit(service: Service, job: Job, fallback: Plan, tenant: Tenant) -> Ticket:
+    """A ticket for the job, or for the same job at the first of `fallback` that has room and workers for it.
+
+    Raises:
+        ApiError: none has; it says when the first of them may have.
+    """
+    refusals: list[tuple[str, Rejected]] = []
+    for each in chain((job,), (_moved(job, target, tenant) for target in fallback)):
+        try:
+            ticket = service.scheduler.submit(each)
+        except (NotReady, QueueFull, WaitTooLong) as refusal:
+            refusals.append((each.profile, refusal))
+        except Rejected as rejection:
+            raise from_rejection(rejection) from None
+        else:
+            for profile, why in refusals:
+                service.observability.fell_back(profile, why)
+            return ticket
+    raise from_rejection(min((refusal for _, refusal in refusals), key=lambda refusal: refusal.retry_after_s))
+
+
+def _moved(job: Job, target: Target, tenant: Tenant) -> Job:
+    """The same job, for somebody else."""
+    return replace(
+        job,
+        profile=target.profile,
+        turn=replace(job.turn, model=target.model),
+        queue_budget_s=target.queue_budget_s,
+        queue_share=tenant.queue_max or target.tenant_queue_max,
+    )
