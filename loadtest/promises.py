@@ -42,5 +42,5 @@ class Effort(NamedTuple):
     cost_rounds: int
 
 
-FULL = Effort(3, 5, 3, 3, 4, 60.0, 40.0, 10.0, 200)
+FULL = Effort(3, 5, 3, 3, 4, 120.0, 30.0, 10.0, 200)
 QUICK = Effort(1, 1, 1, 1, 2, 1.5, 1.5, 2.0, 20)

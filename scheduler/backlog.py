@@ -5,8 +5,10 @@ weight of the tenant and of the job's class, and the tenant with the smallest co
 less urgent is dearer, and nobody gains by labels. Which of its classes a tenant's turn is given to goes by counters of
 the same kind within the tenant; within a class it is first in, first out. What a turn will cost is guessed when it
 starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served,
-less a `credit` at most: what it left of its share lately, so that a few jobs that come close together do not wait for
-rounds of whoever asks for too much. No more than that is saved up. Source: the "virtual token counter" of Sheng et al.,
+less a `credit` at most: what it left of its share lately. No more than that is saved up. Those who are below the level
+for that are served before all others, and among themselves in the order in which their jobs came: whoever keeps to its
+share does not wait for rounds of those who ask for too much. What is taken while nobody waits raises the level by as
+much: it was there for everybody. Source: the "virtual token counter" of Sheng et al.,
 "Fairness in Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ
 by twice the largest cost of one job, and the credit, at most.
 """
@@ -22,8 +24,10 @@ import msgspec
 from scheduler.codel import Codel
 from scheduler.model import Priority
 
-REMEMBERED = 256
-"""Tenants without a job that are kept for what they owe, beside those that have one."""
+REMEMBERED = 1024
+"""Tenants without a job that are kept for what they owe or have left, beside those that have one."""
+IN_CREDIT = -1e15
+"""What puts a ticket's number before every counter."""
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):  # every job that waits has one, which can be in no cycle
@@ -216,10 +220,12 @@ class Backlog:
         tokens = place.cost / place.weight
         flow.served += tokens
         tenant.served += tokens
+        if not self._flows:
+            self._level += tokens
         if tenant.waiting:
             self._entries += 1
             tenant.entry = self._entries
-            heapq.heapreplace(self._order, (tenant.served, tenant.entry, tenant))
+            heapq.heapreplace(self._order, (self._rank(tenant), tenant.entry, tenant))
         else:
             heapq.heappop(self._order)
 
@@ -242,8 +248,11 @@ class Backlog:
     def remove(self, ticket: int) -> None:
         """Take a ticket out of the middle."""
         flow = self._flows[ticket]
+        tenant = flow.tenant
         self._take_out(ticket, flow)
-        self._rest(flow.tenant)
+        if tenant.entry and tenant.served < self._level:
+            self._enter(tenant)
+        self._rest(tenant)
 
     def occupy(self, place: Place) -> None:
         """A turn begins that was charged before."""
@@ -268,7 +277,7 @@ class Backlog:
     def _flow(self, place: Place) -> _Flow:
         tenant = self._tenants.get(place.tenant)
         if tenant is None:
-            tenant = self._tenants[place.tenant] = _Tenant(place.tenant, self._level - self.credit)
+            tenant = self._tenants[place.tenant] = _Tenant(place.tenant, self._level)
         elif not tenant.waiting and not tenant.running:
             del self._resting[place.tenant]
         flow = tenant.flows.get(place.priority)
@@ -301,27 +310,28 @@ class Backlog:
         tenant.weight = mean
 
     def _rest(self, tenant: _Tenant) -> None:
-        """Forget a tenant that has no job, at once if it owes nothing; those that owe are few, the last ones."""
+        """Keep a tenant that has no job, with the last of its kind."""
         if tenant.waiting or tenant.running:
             return
         self._resting[tenant.name] = None
-        self._resting.move_to_end(tenant.name)
-        if tenant.served <= self._level - self.credit:
-            self._drop(tenant.name)
-        elif len(self._resting) > REMEMBERED:
-            self._drop(next(iter(self._resting)))
-
-    def _drop(self, name: str) -> None:
-        del self._resting[name], self._tenants[name]
+        if len(self._resting) > REMEMBERED:
+            name, _ = self._resting.popitem(last=False)
+            del self._tenants[name]
 
     def _enter(self, tenant: _Tenant, *, ahead: bool = False) -> None:
         """Give a tenant its one valid entry in the order; equals go by who came to this level first, or `ahead`."""
         self._entries += 1
         tenant.entry = -self._entries if ahead else self._entries
-        heapq.heappush(self._order, (tenant.served, tenant.entry, tenant))
+        heapq.heappush(self._order, (self._rank(tenant), tenant.entry, tenant))
         if len(self._order) > 2 * len(self._flows) + 64:
-            self._order = [(each.served, each.entry, each) for each in self._tenants.values() if each.entry]
+            self._order = [(self._rank(each), each.entry, each) for each in self._tenants.values() if each.entry]
             heapq.heapify(self._order)
+
+    def _rank(self, tenant: _Tenant) -> float:
+        """The smallest goes next. Who is above the level stays there: it rises no higher than who goes next."""
+        if tenant.served >= self._level:
+            return tenant.served
+        return IN_CREDIT + next(iter(tenant.next().waiting))
 
     def _waiting_flows(self) -> list[_Flow]:
         return [flow for tenant in self._tenants.values() for flow in tenant.busy]

@@ -19,8 +19,8 @@ CHARS_PER_TOKEN = 4
 """A guess until the provider has counted."""
 OUTPUT_WEIGHT = 2.0
 """What a token of the answer costs beside one of the question."""
-CREDIT_JOBS = 8.0
-"""How many average answers a tenant may be ahead of others after it asked for less than its share."""
+CREDIT_TURNS = 32.0
+"""How many average turns a tenant may be ahead of others after it asked for less than its share."""
 FIRST_GUESS_TOKENS = 200.0
 FIRST_GUESS_S = 1.0
 """How long a turn holds its seat, before any has been seen."""
@@ -52,7 +52,9 @@ class ProfileQueue:
         self.has_held = False
         self.output_tokens = FIRST_GUESS_TOKENS
         """Of a turn, on average."""
-        self.backlog.credit = CREDIT_JOBS * OUTPUT_WEIGHT * FIRST_GUESS_TOKENS
+        self.turn_cost = OUTPUT_WEIGHT * FIRST_GUESS_TOKENS
+        """In tokens, on average."""
+        self.backlog.credit = CREDIT_TURNS * self.turn_cost
         self.counted_s = FIRST_GUESS_S
         """How long those held their seats whose tokens were counted."""
         self.is_closing = False
@@ -178,9 +180,11 @@ class ProfileQueue:
         self.has_held = True
         surplus = 0.0
         if is_charged and end.usage is not None:
-            surplus = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens - place.cost
+            cost = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens
+            surplus = cost - place.cost
             self.output_tokens += SMOOTHING * (end.usage.output_tokens - self.output_tokens)
-            self.backlog.credit = CREDIT_JOBS * OUTPUT_WEIGHT * self.output_tokens
+            self.turn_cost += SMOOTHING * (cost - self.turn_cost)
+            self.backlog.credit = CREDIT_TURNS * self.turn_cost
             self.counted_s += SMOOTHING * (held_s - self.counted_s)
         elif is_charged and self.counted_s > 0:
             output_tokens = self.output_tokens * held_s / self.counted_s

@@ -116,7 +116,7 @@ class BacklogMachine(RuleBasedStateMachine):
         return mean(SHARES[priority] for name, priority in flows if name == tenant)
 
     @invariant()
-    def only_tenants_with_jobs_or_debts_are_known(self) -> None:
+    def whoever_has_no_job_is_resting(self) -> None:
         busy = {one.place.tenant for one in self.waiting} | {place.tenant for place in self.running}
         assert self.real._tenants.keys() - self.real._resting.keys() == busy
 
@@ -136,14 +136,6 @@ def test_tenants_that_are_gone_take_no_memory() -> None:
     assert len(backlog._resting) <= REMEMBERED
     assert len(backlog._order) < 100
     assert backlog.head() is None
-
-
-def test_a_tenant_that_left_without_a_turn_is_forgotten_at_once() -> None:
-    backlog = Backlog()
-    for ticket in range(10):
-        backlog.push(ticket, Place(f"tenant-{ticket}"))
-        backlog.remove(ticket)
-    assert not backlog._tenants
 
 
 def test_jobs_whose_seats_have_gone_have_their_old_order() -> None:

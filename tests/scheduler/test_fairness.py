@@ -73,13 +73,57 @@ def test_a_pause_saves_up_no_credit() -> None:
     assert popped(backlog, 6) == [500, 100, 501, 101, 502, 102]
 
 
+def shared(credit: float, *names: str) -> Backlog:
+    """One in which these tenants were seen, and have left their share since to `busy`, which always waits."""
+    backlog = Backlog()
+    backlog.credit = credit
+    for number, name in enumerate(names):
+        queue(backlog, name, range(number, number + 1), cost=0.0)
+    queue(backlog, "busy", range(50, 300))
+    popped(backlog, 100 + len(names))
+    return backlog
+
+
 def test_what_a_tenant_left_of_its_share_is_a_credit_for_a_few_jobs() -> None:
+    backlog = shared(30.0, "rested")
+    queue(backlog, "rested", range(500, 520))
+    assert popped(backlog, 7) == [500, 501, 502, 503, 150, 504, 151]
+
+
+def test_those_in_credit_are_served_in_the_order_in_which_their_jobs_came() -> None:
+    backlog = shared(30.0, "a", "b")
+    for number in range(500, 506):
+        queue(backlog, "aabbab"[number - 500], range(number, number + 1))
+    assert popped(backlog, 8) == [500, 501, 502, 503, 504, 505, 150, 151]
+
+
+def test_when_the_first_job_of_one_in_credit_is_withdrawn_the_next_has_its_own_place() -> None:
+    backlog = shared(30.0, "a", "b")
+    queue(backlog, "a", range(500, 501))
+    queue(backlog, "b", range(501, 502))
+    queue(backlog, "a", range(502, 503))
+    backlog.remove(500)
+    assert popped(backlog, 3) == [501, 502, 150]
+
+
+def test_who_was_never_seen_has_no_credit() -> None:
+    backlog = shared(30.0)
+    queue(backlog, "new", range(500, 520))
+    assert popped(backlog, 4) == [500, 150, 501, 151]
+
+
+def test_what_nobody_waited_for_is_nobodys_debt() -> None:
     backlog = Backlog()
     backlog.credit = 30.0
-    queue(backlog, "busy", range(200))
-    popped(backlog, 100)
-    queue(backlog, "rested", range(500, 520))
-    assert popped(backlog, 8) == [500, 501, 502, 503, 100, 504, 101, 505]
+    queue(backlog, "rests", range(1), cost=0.0)
+    popped(backlog, 1)
+    for number in range(10, 20):
+        queue(backlog, "alone", range(number, number + 1))
+        popped(backlog, 1)
+    queue(backlog, "alone", range(100, 110))
+    queue(backlog, "new", range(200, 210))
+    queue(backlog, "rests", range(300, 310))
+    assert popped(backlog, 9) == [300, 301, 302, 100, 200, 303, 101, 201, 304]
 
 
 @given(st.integers(1, 20), st.sampled_from([0.0, 40.0, 80.0]))
