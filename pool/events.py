@@ -23,7 +23,8 @@ class TurnRequest(msgspec.Struct, frozen=True):
     """Everything one turn needs; nothing is remembered in a worker between turns.
 
     `instructions` is the caller's system text ("" sends none). `items` is the role-true history, the last user
-    message included, as Responses API input items. `effort`, `summary` and `output_schema` stay unset when None.
+    message included, as Responses API input items. What is None stays unset. With `reasoning_items` every finished
+    item of reasoning is told, besides the pieces of its summary.
     """
 
     model: str
@@ -32,7 +33,9 @@ class TurnRequest(msgspec.Struct, frozen=True):
     tools: tuple[ToolSpec, ...] = ()
     effort: str | None = None
     summary: str | None = None
+    verbosity: str | None = None
     output_schema: dict[str, Any] | None = None
+    reasoning_items: bool = False
 
 
 class TextDelta(msgspec.Struct, frozen=True):
@@ -42,9 +45,19 @@ class TextDelta(msgspec.Struct, frozen=True):
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True):
-    """The next piece of the reasoning summary."""
+    """The next piece of a reasoning summary: of which item (the upstream's id) and of which of its parts."""
 
     text: str
+    item_id: str = ""
+    part: int = 0
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """One whole item of reasoning: its summary in parts, and what only the upstream can read ("" when it sent none)."""
+
+    item_id: str
+    summary: tuple[str, ...]
+    encrypted: str
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -55,7 +68,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: str
 
 
-TurnEvent = TextDelta | ReasoningDelta | ToolCall
+TurnEvent = TextDelta | ReasoningDelta | Reasoning | ToolCall
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -64,6 +64,8 @@ _MODEL_PATCH: dict[str, Any] = {
     "experimental_supported_tools": [],
     "base_instructions": "",
     "model_messages": None,
+    "support_verbosity": True,
+    "default_verbosity": None,
     "context_window": CONTEXT_WINDOW_TOKENS,
     "max_context_window": CONTEXT_WINDOW_TOKENS,
 }

@@ -13,6 +13,7 @@ from pool.events import (
     Fault,
     FaultKind,
     Finish,
+    Reasoning,
     ReasoningDelta,
     TextDelta,
     ToolCall,
@@ -115,6 +116,7 @@ class Turn:
         "_turn_id",
         "_usage",
         "_verdict",
+        "_wants_reasoning",
         "has_completed",
         "ignored_interrupt",
         "is_workers_fault",
@@ -133,6 +135,7 @@ class Turn:
         self.is_workers_fault = False
         """It failed in a way that speaks against the worker, and not against what was asked of it."""
         self._request, self._names = functions.adapted(request)
+        self._wants_reasoning = request.reasoning_items
         self._sink: TurnSink | None = sink
         self._limits = limits
         self._began_at = now
@@ -268,13 +271,16 @@ class Turn:
             return self._learn_turn_id(note.turn_id, now) if self._turn_id is None else ()
         match note:
             case dialect.ReasoningSummaryDelta():
-                self._push(ReasoningDelta(note.delta))
+                self._push(ReasoningDelta(note.delta, note.item_id, note.summary_index))
                 return self._learn_turn_id(note.turn_id, now)
             case dialect.RawResponseItem():
                 item = note.item
                 if item.type == "function_call" and self._sink is not None and self._verdict is None:
                     self._calls_seen = True
                     self._push(ToolCall(item.call_id, self._names.get(item.name, item.name), item.arguments))
+                elif item.type == "reasoning" and self._wants_reasoning:
+                    summary = tuple(part.text for part in item.summary)
+                    self._push(Reasoning(item.id or "", summary, item.encrypted_content or ""))
                 return self._learn_turn_id(note.turn_id, now)
             case dialect.RawResponseCompleted():
                 return self.interrupt(Finish.TOOL_CALLS, now) if self._calls_seen else ()

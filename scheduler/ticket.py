@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pool.events import ToolCall, TurnEnd, TurnEvent
+from pool.events import Reasoning, ToolCall, TurnEnd, TurnEvent
 from pool.stimuli import Lease
 from scheduler.model import Job, Outcome
 
@@ -140,4 +140,10 @@ class Attempt(msgspec.Struct, eq=False):
 
 
 def _size(event: TurnEvent) -> int:
-    return len(event.arguments) if isinstance(event, ToolCall) else len(event.text)
+    match event:
+        case ToolCall():
+            return len(event.arguments)
+        case Reasoning():
+            return len(event.encrypted) + sum(map(len, event.summary))
+        case _:
+            return len(event.text)

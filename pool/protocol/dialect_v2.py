@@ -71,8 +71,11 @@ def thread_start(request: TurnRequest) -> Method:
         "environments": [],
         "baseInstructions": request.instructions,
     }
-    if request.tools:
+    if request.verbosity is not None:
+        params["config"] = {"model_verbosity": request.verbosity}
+    if request.tools or request.reasoning_items:
         params["experimentalRawEvents"] = True
+    if request.tools:
         params["dynamicTools"] = [
             {
                 "type": "function",
@@ -168,13 +171,21 @@ class ReasoningSummaryDelta(_Note, rename="camel"):
 
     item_id: str = ""
     delta: str = ""
+    summary_index: int = 0
+
+
+class _Summary(msgspec.Struct):
+    text: str = ""
 
 
 class _RawItem(msgspec.Struct):
     type: str = ""
+    id: str | None = None
     name: str = ""
     arguments: str = ""
     call_id: str = ""
+    summary: list[_Summary] = []
+    encrypted_content: str | None = None
 
 
 ECHO_TURN = "auto-compact"
@@ -182,7 +193,7 @@ ECHO_TURN = "auto-compact"
 
 
 class RawResponseItem(_Note, rename="camel"):
-    """One item of the upstream's response, verbatim; sent for threads with tools."""
+    """One item of the upstream's response, verbatim; sent for threads that ask for raw events."""
 
     item: _RawItem = msgspec.field(default_factory=_RawItem)
 

@@ -11,10 +11,10 @@ import pytest
 
 from loadtest.model_standin import ModelStandin
 from pool.binary import bundled_models, resolve
-from pool.events import ToolSpec, TurnRequest
+from pool.events import Reasoning, ReasoningDelta, TextDelta, ToolSpec, TurnRequest
 from pool.home import KEY_VARIABLE
 from pool.profile import Profile
-from tests.support.pools import RunningPool, asking, running_pool, user
+from tests.support.pools import RunningPool, asking, running_pool, script, user
 
 MODELS = [str(model["slug"]) for model in bundled_models(resolve(None))]
 
@@ -71,12 +71,48 @@ async def test_only_the_callers_text_history_and_tools_reach_the_model(
     assert not without.get("tools")
 
 
-async def test_effort_and_output_schema_reach_the_model(real: RunningPool, standin: ModelStandin) -> None:
-    await real.turn(TurnRequest("gpt-5.5", "", (user("Hi."),), effort="high", output_schema=SCHEMA))
+@pytest.mark.parametrize("model", ["gpt-5.5", "a-model-that-no-catalogue-knows"])
+async def test_effort_summary_verbosity_and_output_schema_reach_the_model(
+    model: str, profile: Profile, standin: ModelStandin, tmp_path: Path
+) -> None:
+    turn = TurnRequest(
+        model, "", (user("Hi."),), effort="high", summary="detailed", verbosity="high", output_schema=SCHEMA
+    )
+    async with running_pool(replace(profile, models=(model,)), tmp_path) as real:
+        await real.turn(turn)
     (request,) = standin.requests
     body = json.loads(request.raw)
-    assert body["reasoning"]["effort"] == "high"
+    assert (body["reasoning"]["effort"], body["reasoning"]["summary"]) == ("high", "detailed")
+    assert body["text"]["verbosity"] == "high"
     assert body["text"]["format"]["schema"] == SCHEMA
+
+
+async def test_what_the_caller_left_open_is_left_to_the_model(real: RunningPool, standin: ModelStandin) -> None:
+    await real.turn(asking("Hi."))
+    (request,) = standin.requests
+    body = json.loads(request.raw)
+    assert "text" not in body
+    assert "summary" not in body["reasoning"]
+
+
+async def test_reasoning_comes_whole_and_goes_back_unread(real: RunningPool, standin: ModelStandin) -> None:
+    prompt = user(script(reasoning="hm, well", text="ok"))
+    sink, _ = await real.turn(TurnRequest("gpt-5.5", "", (prompt,), summary="auto", reasoning_items=True))
+    *deltas, thought, text = sink.events
+    assert isinstance(thought, Reasoning)
+    assert (thought.summary, thought.encrypted) == (("hm, well",), "c3RhbmQtaW4=")
+    assert deltas == [ReasoningDelta("hm,", thought.item_id), ReasoningDelta(" well", thought.item_id)]
+    assert text == TextDelta("ok")
+
+    back = {
+        "type": "reasoning",
+        "id": thought.item_id,
+        "summary": [{"type": "summary_text", "text": "hm, well"}],
+        "encrypted_content": thought.encrypted,
+    }
+    await real.turn(TurnRequest("gpt-5.5", "", (prompt, back, user("And?"))))
+    got = json.loads(standin.requests[-1].raw)["input"][1]
+    assert {key: value for key, value in got.items() if value is not None} == back
 
 
 async def test_a_worker_knows_its_key_and_nothing_of_our_environment(

@@ -218,6 +218,17 @@ def test_a_thread_with_tools_offers_them_and_asks_for_raw_events() -> None:
     ]
 
 
+def test_a_thread_of_which_reasoning_is_wanted_asks_for_raw_events_too() -> None:
+    _, params = dialect.thread_start(TurnRequest("m", "", (QUESTION,), reasoning_items=True))
+    assert params["experimentalRawEvents"] is True
+    assert "dynamicTools" not in params
+
+
+def test_verbosity_is_a_setting_of_the_thread() -> None:
+    _, params = dialect.thread_start(TurnRequest("m", "", (QUESTION,), verbosity="high"))
+    assert params["config"] == {"model_verbosity": "high"}
+
+
 def test_what_the_caller_left_open_is_not_sent() -> None:
     assert dialect.turn_start("T", TurnRequest("m", "", ())).params == {"threadId": "T", "input": []}
     full = TurnRequest("m", "", (), effort="low", summary="auto", output_schema={"type": "object"})

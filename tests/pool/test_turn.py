@@ -13,6 +13,7 @@ from pool.events import (
     Fault,
     FaultKind,
     Finish,
+    Reasoning,
     ReasoningDelta,
     TextDelta,
     ToolCall,
@@ -165,10 +166,10 @@ def delta(text: str, item: str = "msg_1") -> dialect.Notification:
 
 
 def reasoning(text: str) -> dialect.Notification:
-    return dialect.ReasoningSummaryDelta("T", "U", "rs_1", text)
+    return dialect.ReasoningSummaryDelta("T", "U", "rs_1", text, 1)
 
 
-def item(kind: str, turn_id: str = "U", **fields: str) -> dialect.Notification:
+def item(kind: str, turn_id: str = "U", **fields: Any) -> dialect.Notification:
     body = {"threadId": "T", "turnId": turn_id, "item": {"type": kind, **fields}}
     note = dialect.notification("rawResponseItem/completed", msgspec.Raw(msgspec.json.encode(body)))
     assert note is not None
@@ -225,7 +226,7 @@ def test_a_turn_is_opened_loaded_run_and_closed() -> None:
     assert talk.hears(usage(7)) == []
     assert talk.outcome is None
     assert talk.hears(completed(items=[message("Hello", "msg_1")])) == ["thread/unsubscribe"]
-    assert talk.sink.events == [ReasoningDelta("hm"), TextDelta("Hel"), TextDelta("lo")]
+    assert talk.sink.events == [ReasoningDelta("hm", "rs_1", 1), TextDelta("Hel"), TextDelta("lo")]
     assert talk.outcome == Finish.STOP
     assert talk.sink.ended is not None
     assert talk.sink.ended.usage == Usage(input_tokens=7)
@@ -243,6 +244,28 @@ def test_every_request_speaks_of_the_thread_that_was_started() -> None:
     assert turn.params["threadId"] == "T"
     assert interrupt.params == {"threadId": "T", "turnId": "U"}
     assert unsubscribe.params == {"threadId": "T"}
+
+
+THOUGHT = item(
+    "reasoning", id="rs_1", summary=[{"type": "summary_text", "text": "a"}, {"text": "b"}], encrypted_content="E"
+)
+
+
+def test_a_whole_item_of_reasoning_is_told_where_it_is_wanted() -> None:
+    talk = Talk(request=msgspec.structs.replace(REQUEST, reasoning_items=True))
+    talk.begins()
+    for step in (Step.THREAD_START, Step.INJECT_ITEMS, Step.TURN_START):
+        talk.answered(step)
+    talk.hears(item("reasoning", "auto-compact-0", id="rs_0", summary=[]))
+    talk.hears(THOUGHT)
+    talk.hears(item("reasoning", id=None, summary=[], encrypted_content=None))
+    assert talk.sink.events == [Reasoning("rs_1", ("a", "b"), "E"), Reasoning("", (), "")]
+
+
+def test_a_whole_item_of_reasoning_is_not_told_where_it_is_not() -> None:
+    talk = running()
+    talk.hears(THOUGHT)
+    assert talk.sink.events == []
 
 
 def test_events_may_come_before_the_answer_to_turn_start() -> None:

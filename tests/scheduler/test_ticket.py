@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
+from pool.events import Finish, Reasoning, ReasoningDelta, TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
 from scheduler.model import Abandoned, Ended, Job, Overrun
 from scheduler.ticket import BUFFER_BYTES, EVENT_OVERHEAD_BYTES, Attempt, Callbacks, Ticket, news
 from tests.support.virtual_time import in_virtual_time, pass_time
@@ -138,7 +138,11 @@ def a_call(text: str) -> TurnEvent:
     return ToolCall("call_1", "f", text)
 
 
-@pytest.mark.parametrize("event", [TextDelta, ReasoningDelta, a_call])
+def a_thought(text: str) -> TurnEvent:
+    return Reasoning("rs_1", (text[1:],), text[:1])
+
+
+@pytest.mark.parametrize("event", [TextDelta, ReasoningDelta, a_thought, a_call])
 def test_a_full_buffer_is_told(event: Callable[[str], TurnEvent]) -> None:
     _ticket, turn, told = a_ticket()
     piece = BUFFER_BYTES // 4 - EVENT_OVERHEAD_BYTES
