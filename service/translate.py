@@ -1,16 +1,17 @@
-"""From a chat request to a turn: roles and call ids kept, text verbatim."""
+"""From what a client asks to a turn: roles and call ids kept, text verbatim."""
 
 from __future__ import annotations
 
 from typing import Any, assert_never
 
 from pool.events import TurnRequest
-from service.api.chat import ChatRequest
-from service.api.history import Answered, Called, Entry, Said
+from service.api.history import Answered, Called, Entry, Said, Thought
+from service.api.question import Question
 
 
-def to_turn(request: ChatRequest, *, model: str, effort: str | None) -> TurnRequest:
-    """The turn that answers `request` with `model`; `effort` is the route's, and the request's own wins.
+def to_turn(request: Question, *, model: str, effort: str | None, reasoning_items: bool = False) -> TurnRequest:
+    """The turn that answers `request` with `model`; `effort` is the route's, and the request's own wins. With
+    `reasoning_items` it tells its reasoning as the next request may send it back.
 
     The system text in front becomes the instructions. Where nothing follows it, it is the history instead: a turn
     without any history is an empty request to the model.
@@ -23,13 +24,16 @@ def to_turn(request: ChatRequest, *, model: str, effort: str | None) -> TurnRequ
         tools=request.tools.specs,
         output_schema=request.output.schema,
         effort=request.effort or effort,
+        summary=request.summary,
+        verbosity=request.verbosity,
+        reasoning_items=reasoning_items,
     )
 
 
 MUST_CALL = "Answer by calling a function, and with nothing else."
 
 
-def _wishes(request: ChatRequest) -> list[str]:
+def _wishes(request: Question) -> list[str]:
     """What the CLI has no parameter for: the model is asked for it, and its answer is checked."""
     return [wish for wish in (MUST_CALL if request.tools.must_call else "", request.output.wish) if wish]
 
@@ -58,5 +62,11 @@ def _item(entry: Entry) -> dict[str, Any]:
             return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
         case Answered(call_id, output):
             return {"type": "function_call_output", "call_id": call_id, "output": output}
+        case Thought(summary, encrypted):
+            return {
+                "type": "reasoning",
+                "summary": [{"type": "summary_text", "text": text} for text in summary],
+                "encrypted_content": encrypted,
+            }
         case _:
             assert_never(entry)

@@ -6,22 +6,27 @@ The order of the checks, and the params, codes and messages of the errors, are t
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
-
-import msgspec
+from typing import Any
 
 from service.api.body import json_object
-from service.api.errors import ApiError, invalid, model_not_found, unsupported
-from service.api.history import Entry, count_chars, is_absent, read_history
+from service.api.errors import invalid, unsupported
+from service.api.fields import (
+    EFFORTS,
+    M,
+    check_temperature,
+    check_top_p,
+    for_header,
+    found_model,
+    is_integer,
+    read_model,
+)
+from service.api.history import count_chars, is_absent, read_history
 from service.api.options import Options, read_options
-from service.api.output import Output, count_schema_chars, read_output
-from service.api.tools import Tools, count_tool_chars, read_tools
-
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-"""Source: OpenAI's ReasoningEffort."""
+from service.api.output import count_schema_chars, read_output
+from service.api.question import Question
+from service.api.tools import count_tool_chars, read_tools
 
 MAX_TOKENS = ("max_tokens", "max_completion_tokens", "maxOutputTokens")
 
@@ -45,6 +50,7 @@ READ = frozenset(
         "reasoning_effort",
         "stop",
         "metadata",
+        "verbosity",
         "modalities",
         "audio",
         "web_search_options",
@@ -54,41 +60,12 @@ READ = frozenset(
 )
 """What is done as asked, or refused. Every other field of a request is named to its sender as ignored."""
 
-MAX_IGNORED = 32
 
+class ChatRequest(Question, frozen=True, kw_only=True):
+    """A question that gets `n` answers, each of which is held to the same."""
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asked, in our own words.
-
-    `model` is the public name as the client wrote it; `effort` is None when the client did not say. `ignored` are the
-    names of parameters without effect, safe for a header. `prompt_chars` is what an estimate of tokens goes by. Each of
-    `n` answers ends before the first of `stop`, and after `max_tokens` at most.
-    """
-
-    model: str
-    messages: tuple[Entry, ...]
-    tools: Tools = Tools()
-    output: Output = Output()
     n: int = 1
-    stop: tuple[str, ...] = ()
-    max_tokens: int | None = None
-    stream: bool = False
     include_usage: bool = False
-    effort: str | None = None
-    metadata: dict[str, str] | None = None
-    ignored: tuple[str, ...] = ()
-    prompt_chars: int = 0
-
-
-class Model(Protocol):
-    """What the checks have to know of a model."""
-
-    @property
-    def max_prompt_chars(self) -> int | None:
-        """Longest prompt in characters, None for no limit."""
-
-
-M = TypeVar("M", bound=Model)
 
 
 def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int) -> tuple[ChatRequest, M]:
@@ -99,25 +76,21 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
             client with two mistakes hears of the real one first; only a part of a message is refused where it stands.
     """
     fields = json_object(body)
-    model = _model(fields.get("model"))
+    model = read_model(fields.get("model"))
     messages = _messages(fields.get("messages"))
     choices = _choices(fields.get("n"), max_choices)
     _check_logprobs(fields)
     output = read_output(fields.get("response_format"))
     _check_seed(fields.get("seed"))
-    found = find(model)
-    if found is None:
-        raise model_not_found(model)
     prompt_chars = count_chars(messages) + count_tool_chars(fields) + count_schema_chars(fields.get("response_format"))
-    if found.max_prompt_chars is not None and prompt_chars > found.max_prompt_chars:
-        raise _too_long()
-    _check_temperature(fields.get("temperature"))
-    _check_top_p(fields.get("top_p"))
+    found = found_model(model, find, prompt_chars, "messages")
+    check_temperature(fields.get("temperature"))
+    check_top_p(fields.get("top_p"))
     max_tokens = _max_tokens(fields)
     tools, ignored_of_tools = read_tools(fields)
     history = read_history(messages)
     effort = _effort(fields)
-    options = read_options(fields)
+    options = read_options(fields, Options)
     if not options.stream and options.stream_options is not None:
         raise invalid("stream_options is only allowed when stream is true", "stream_options")
     _refuse_unsupported(fields, options)
@@ -132,6 +105,7 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
         stream=bool(options.stream),
         include_usage=_include_usage(options),
         effort=effort,
+        verbosity=options.verbosity,
         metadata=options.metadata,
         ignored=_ignored(fields, options, history.ignored + ignored_of_tools),
         prompt_chars=prompt_chars,
@@ -151,9 +125,6 @@ def _refuse_unsupported(fields: dict[str, Any], options: Options) -> None:
             raise unsupported(name)
 
 
-_NOT_FOR_HEADERS = re.compile(r"[^A-Za-z0-9_.-]")
-
-
 def _ignored(fields: dict[str, Any], options: Options, inside: tuple[str, ...]) -> tuple[str, ...]:
     names = [name for name, value in fields.items() if name not in READ and not is_absent(value)]
     if options.stream_options is not None:
@@ -164,21 +135,10 @@ def _ignored(fields: dict[str, Any], options: Options, inside: tuple[str, ...]) 
     reasoning = fields.get("reasoning")
     if reasoning:
         names += [f"reasoning.{name}" for name, value in reasoning.items() if name != "effort" and value is not None]
-    names += inside
-    if len(names) > MAX_IGNORED:
-        names[MAX_IGNORED - 1 :] = ["..."]
-    return tuple(_NOT_FOR_HEADERS.sub("?", name[:64]) for name in names)
+    return for_header([*names, *inside])
 
 
 # --- the table, row by row ---------------------------------------------------------------------------------------
-
-
-def _model(value: Any) -> str:
-    if type(value) is not str or not value.strip():
-        raise ApiError(
-            status=400, message="model is required", type="invalid_request_error", param="model", code="model_required"
-        )
-    return value
 
 
 def _messages(value: Any) -> list[Any]:
@@ -194,7 +154,7 @@ def _choices(value: Any, limit: int) -> int:
     number = value
     if value is None:
         number = 1
-    elif (type(value) is str and _DIGITS.fullmatch(value.strip())) or _is_integer(value):
+    elif (type(value) is str and _DIGITS.fullmatch(value.strip())) or is_integer(value):
         number = int(value)
     if type(number) is not int or not 1 <= number <= limit:
         raise invalid(f"n must be an integer between 1 and {limit}; received {_shown(value)}", "n")
@@ -209,43 +169,15 @@ def _check_logprobs(fields: dict[str, Any]) -> None:
 
 
 def _check_seed(value: Any) -> None:
-    if value is not None and not _is_integer(value):
+    if value is not None and not is_integer(value):
         raise invalid("seed must be an integer", "seed")
-
-
-def _too_long() -> ApiError:
-    return ApiError(
-        status=403,
-        message="context length exceeded",
-        type="tokens_exceeded_error",
-        param="messages",
-        code="context_length_exceeded",
-    )
-
-
-def _check_temperature(value: Any) -> None:
-    if value is None:
-        return
-    if not _is_number(value):
-        raise invalid("temperature must be a finite number between 0 and 2", "temperature")
-    if not 0 <= value <= 2:
-        raise invalid("temperature must be between 0 and 2", "temperature")
-
-
-def _check_top_p(value: Any) -> None:
-    if value is None:
-        return
-    if not _is_number(value):
-        raise invalid("top_p must be a finite number between 0 and 1", "top_p")
-    if not 0 < value <= 1:
-        raise invalid("top_p must be greater than 0 and at most 1", "top_p")
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
     """The smallest of the limits: some clients send the old name and the new one."""
     limits = [value for name in MAX_TOKENS if (value := fields.get(name)) is not None]
     for value in limits:
-        if not (_is_integer(value) and value > 0):
+        if not (is_integer(value) and value > 0):
             raise invalid("max_tokens must be a positive integer", "max_tokens")
     return min(map(int, limits), default=None)
 
@@ -273,18 +205,6 @@ def _stop(options: Options) -> tuple[str, ...]:
 def _include_usage(options: Options) -> bool:
     asked = options.stream_options.include_usage if options.stream_options is not None else None
     return bool(options.include_usage if asked is None else asked)
-
-
-# --- values ------------------------------------------------------------------------------------------------------
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int or (type(value) is float and math.isfinite(value))
-
-
-def _is_integer(value: Any) -> bool:
-    """JSON knows no integers: 7.0 is one."""
-    return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def _shown(value: Any) -> str:

@@ -33,7 +33,14 @@ class Answered(msgspec.Struct, frozen=True):
     output: str
 
 
-Entry = Said | Called | Answered
+class Thought(msgspec.Struct, frozen=True):
+    """Reasoning of an earlier answer; only the provider can read `encrypted`."""
+
+    summary: tuple[str, ...]
+    encrypted: str
+
+
+Entry = Said | Called | Answered | Thought
 
 
 class History(NamedTuple):

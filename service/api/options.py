@@ -5,7 +5,7 @@ The rows of the predecessor's table that have messages of their own are in `serv
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -32,11 +32,13 @@ Metadata = Annotated[dict[MetadataKey, MetadataValue], _at_most(16)]
 LogitBias = Annotated[dict[str, Bias], _at_most(1024)]
 
 
-class _Checked(BaseModel):
+class Checked(BaseModel):
+    """Types are what they say, and what is not named here is not looked at."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
-class StreamOptions(_Checked):
+class StreamOptions(Checked):
     """What else a stream should carry."""
 
     model_config = ConfigDict(extra="allow")
@@ -45,14 +47,14 @@ class StreamOptions(_Checked):
     include_obfuscation: bool | None = None
 
 
-class Prediction(_Checked):
+class Prediction(Checked):
     """Text that the answer is likely to repeat."""
 
     type: Literal["content"]
     content: str | list[Any]
 
 
-class Options(_Checked):
+class Options(Checked):
     """A null is an absent field. Each description ends the sentence "<name> ...".
 
     Source: OpenAI's CreateChatCompletionRequest; `include_usage` is the predecessor's.
@@ -98,18 +100,21 @@ class Options(_Checked):
     moderation: dict[str, Any] | None = Field(None, description="must be an object")
 
 
-def read_options(body: dict[str, Any]) -> Options:
+C = TypeVar("C", bound=Checked)
+
+
+def read_options(body: dict[str, Any], kind: type[C]) -> C:
     """The parameters, checked.
 
     Raises:
-        ApiError: 400, for the first of them (in the order above) that is not what it must be.
+        ApiError: 400, for the first of them (in the order of the fields of `kind`) that is not what it must be.
     """
     try:
-        return Options.model_validate(body)
+        return kind.model_validate(body)
     except ValidationError as error:
-        raise _first(error) from None
+        raise _first(error, kind) from None
 
 
-def _first(error: ValidationError) -> ApiError:
+def _first(error: ValidationError, kind: type[Checked]) -> ApiError:
     name = str(error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"][0])
-    return invalid(f"{name} {Options.model_fields[name].description}", name)
+    return invalid(f"{name} {kind.model_fields[name].description}", name)

@@ -63,13 +63,35 @@ def read_output(value: Any) -> Output:
         raise invalid(
             'response_format.type must be "text", "json_object", or "json_schema" when provided', "response_format"
         )
+    return _of_kind(kind, value.get("json_schema"), "response_format.json_schema")
+
+
+def read_format(value: Any) -> Output:
+    """What `text.format` of the Responses API asks for: the definition of a schema is not nested there.
+
+    Raises:
+        ApiError: 400, when it is not well formed.
+    """
+    if value is None:
+        return Output()
+    kind = value.get("type") if type(value) is dict else None
+    if type(kind) is not str or kind not in _FORMATS:
+        raise invalid(
+            'text.format.type must be "text", "json_object", or "json_schema"',
+            "text.format.type" if type(value) is dict else "text.format",
+        )
+    if kind == "json_schema" and not value.get("name"):
+        raise invalid("text.format.name is required", "text.format.name")
+    return _of_kind(kind, value, "text.format")
+
+
+def _of_kind(kind: str, definition: Any, where: str) -> Output:
     if kind == "json_schema":
-        return _of_schema(value.get("json_schema"))
+        return _of_schema(definition, where)
     return Output() if kind == "text" else Output(wish=JSON_OBJECT, check="object")
 
 
-def _of_schema(definition: Any) -> Output:
-    where = "response_format.json_schema"
+def _of_schema(definition: Any, where: str) -> Output:
     if type(definition) is not dict:
         raise invalid("json_schema must be an object or null when provided", where)
     schema, strict, description = (definition.get(key) for key in ("schema", "strict", "description"))

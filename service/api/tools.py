@@ -51,21 +51,30 @@ def read_tools(body: dict[str, Any]) -> tuple[Tools, tuple[str, ...]]:
     functions = _functions(body.get("functions"), ignored)
     offered, must_call = _chosen(body.get("tool_choice"), tools)
     legacy, must_call_legacy = _chosen_legacy(body.get("function_call"), functions)
-    is_parallel = _switch(body.get("parallel_tool_calls"))
+    is_parallel = read_switch(body.get("parallel_tool_calls"))
     if tools and functions:
         raise invalid("tools and functions must not be given together", "functions")
     if functions:
         offered, must_call, is_parallel = legacy, must_call_legacy, False
-    if not offered:
-        return Tools(), ()
-    chosen = Tools(
-        offered,
-        must_call=must_call,
-        is_parallel=is_parallel,
-        is_legacy=bool(functions),
-        withheld=frozenset({*tools, *functions}) - {spec.name for spec in offered},
+    chosen = chosen_tools(
+        tools or functions, offered, must_call=must_call, is_parallel=is_parallel, is_legacy=bool(functions)
     )
-    return chosen, tuple(sorted(ignored))
+    return chosen, tuple(sorted(ignored)) if offered else ()
+
+
+def chosen_tools(
+    defined: dict[str, ToolSpec],
+    offered: tuple[ToolSpec, ...],
+    *,
+    must_call: bool,
+    is_parallel: bool,
+    is_legacy: bool = False,
+) -> Tools:
+    """Those that are offered, and what is to be known of the others."""
+    if not offered:
+        return Tools()
+    withheld = frozenset(defined) - {spec.name for spec in offered}
+    return Tools(offered, must_call=must_call, is_parallel=is_parallel, is_legacy=is_legacy, withheld=withheld)
 
 
 # --- definitions -------------------------------------------------------------------------------------------------
@@ -82,8 +91,9 @@ def _tools(tools: Any, ignored: set[str]) -> dict[str, ToolSpec]:
             raise invalid('tool definition must be an object with type "function"', f"tools[{index}]")
         if tool.get("type") != "function":
             raise invalid('tool type must be "function"', f"tools[{index}].type")
-        _note_unread("tools", tool, {"type", "function"}, ignored)
-        _add(found, tool.get("function"), "tools", f"tools[{index}].function", ignored)
+        note_unread("tools", tool, {"type", "function"}, ignored)
+        where = f"tools[{index}].function"
+        add_function(found, tool.get("function"), where, ignored, of="tools", named_as="tools.function")
     return found
 
 
@@ -96,20 +106,20 @@ def _functions(functions: Any, ignored: set[str]) -> dict[str, ToolSpec]:
     for index, function in enumerate(functions):
         if type(function) is not dict:
             raise invalid("function definition must be an object", f"functions[{index}]")
-        _add(found, function, "functions", f"functions[{index}]", ignored)
+        add_function(found, function, f"functions[{index}]", ignored, of="functions", named_as="functions")
     return found
 
 
-def _add(found: dict[str, ToolSpec], function: Any, param: str, where: str, ignored: set[str]) -> None:
-    if len(found) == MAX_FUNCTIONS:
-        raise invalid(f"{param} must hold at most {MAX_FUNCTIONS} functions", param)
-    name = _name(function, _NEEDS_NAME, f"{where}.name")
-    if _NAME.fullmatch(name) is None:
-        raise invalid(
-            "function names must be 1 to 64 letters, digits, underscores and dashes of ASCII", f"{where}.name"
-        )
-    if name in found:
-        raise invalid(f'the function "{name}" is defined twice', f"{where}.name")
+def add_function(
+    found: dict[str, ToolSpec], function: Any, where: str, ignored: set[str], *, of: str, named_as: str
+) -> None:
+    """Add the definition at `where` to those that were `found` in the array `of`. What of it has no effect is `ignored`
+    by the name `named_as`, and its own.
+
+    Raises:
+        ApiError: 400, it is not well formed.
+    """
+    name = read_name(function, where)
     description, parameters = function.get("description"), function.get("parameters")
     if type(description) is not str and description is not None:
         raise invalid(f"{where}.description must be a string", f"{where}.description")
@@ -118,15 +128,42 @@ def _add(found: dict[str, ToolSpec], function: Any, param: str, where: str, igno
     strict = function.get("strict")
     if type(strict) is not bool and strict is not None:
         raise invalid(f"{where}.strict must be a boolean", f"{where}.strict")
-    inside = "tools.function" if param == "tools" else param
     if strict:
-        ignored.add(f"{inside}.strict")
-    _note_unread(inside, function, _FIELDS, ignored)
+        ignored.add(f"{named_as}.strict")
+    note_unread(named_as, function, _FIELDS, ignored)
     schema = {"type": "object", "properties": {}} if parameters is None else parameters
-    found[name] = ToolSpec(name, description or "", schema)
+    add_spec(found, ToolSpec(name, description or "", schema), where, of=of)
 
 
-def _note_unread(where: str, value: dict[str, Any], fields: frozenset[str] | set[str], ignored: set[str]) -> None:
+def add_spec(found: dict[str, ToolSpec], spec: ToolSpec, where: str, *, of: str) -> None:
+    """Add it, if there is room for it and its name is its own.
+
+    Raises:
+        ApiError: 400, otherwise.
+    """
+    if len(found) == MAX_FUNCTIONS:
+        raise invalid(f"{of} must hold at most {MAX_FUNCTIONS} functions", of)
+    if spec.name in found:
+        raise invalid(f'the function "{spec.name}" is defined twice', f"{where}.name")
+    found[spec.name] = spec
+
+
+def read_name(definition: Any, where: str) -> str:
+    """The name in a definition.
+
+    Raises:
+        ApiError: 400, it has none that may be one.
+    """
+    name = _name(definition, _NEEDS_NAME, f"{where}.name")
+    if _NAME.fullmatch(name) is None:
+        raise invalid(
+            "function names must be 1 to 64 letters, digits, underscores and dashes of ASCII", f"{where}.name"
+        )
+    return name
+
+
+def note_unread(where: str, value: dict[str, Any], fields: frozenset[str] | set[str], ignored: set[str]) -> None:
+    """Add the names of the fields that nobody reads, and that say something."""
     ignored.update(f"{where}.{key}" for key in value if key not in fields and not is_absent(value[key]))
 
 
@@ -208,7 +245,12 @@ def _chosen_legacy(choice: Any, functions: dict[str, ToolSpec]) -> Chosen:
     return (functions[name],), True
 
 
-def _switch(value: Any) -> bool:
+def read_switch(value: Any) -> bool:
+    """`parallel_tool_calls`.
+
+    Raises:
+        ApiError: 400, it is nothing that means yes or no.
+    """
     if value is None:
         return True
     if type(value) is bool or (type(value) is int and value in (0, 1)):

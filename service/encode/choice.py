@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pool.events import Finish, TextDelta, ToolCall, TurnEvent, Usage
+from pool.events import Finish, Reasoning, ReasoningDelta, TextDelta, ToolCall, TurnEvent, Usage
 from scheduler.model import Ended, Outcome
 from service.api.errors import from_outcome, unfollowed
 from service.encode.cut import Cut
 from service.encode.terms import Terms
 from service.encode.usage import CHARS_PER_TOKEN, counted
 
-Piece = TextDelta | ToolCall
+Piece = TextDelta | ToolCall | ReasoningDelta | Reasoning
+"""The last two only where the terms say so."""
 
 
 class Choice:
@@ -68,7 +69,7 @@ class Choice:
         return self._cut is not None and self._cut.verdict is not None
 
     def take(self, events: Iterable[TurnEvent]) -> list[Piece]:
-        """What is shown of the next events. Reasoning is not.
+        """What is shown of the next events.
 
         Raises:
             ApiError: a function was called that must not be.
@@ -77,8 +78,12 @@ class Choice:
         for event in events:
             if isinstance(event, TextDelta):
                 self._say(event if self._cut is None else TextDelta(self._cut.feed(event.text)), shown)
-            elif isinstance(event, ToolCall) and not self.is_full:
+            elif self.is_full:
+                continue
+            elif isinstance(event, ToolCall):
                 self._call(event, shown)
+            elif self._terms.shows_reasoning and self._flush(shown):
+                shown.append(event)
         return shown
 
     def end(self, outcome: Outcome) -> list[Piece]:
@@ -110,16 +115,20 @@ class Choice:
             if self._keeps:
                 self._texts.append(piece.text)
 
+    def _flush(self, shown: list[Piece]) -> bool:
+        """Say what is held back, before something else is shown; whether anything else may be."""
+        if self._cut is not None:
+            self._say(TextDelta(self._cut.flush()), shown)
+        return not self.is_full
+
     def _call(self, call: ToolCall, shown: list[Piece]) -> None:
         if self.call_count and not self._terms.tools.is_parallel:
             self.is_truncated = True
             return
         if call.name in self._terms.tools.withheld:
             raise unfollowed("tool_choice_not_followed", "the model called a function that it was not offered")
-        if self._cut is not None:
-            self._say(TextDelta(self._cut.flush()), shown)
-            if self.is_full:
-                return
+        if not self._flush(shown):
+            return
         self._chars += len(call.name) + len(call.arguments)
         self.call_count += 1
         shown.append(call)

@@ -66,7 +66,7 @@ class ChatStream:
         for piece in pieces:
             if isinstance(piece, TextDelta):
                 out += (head, b'"content":', _json(piece.text), tail)
-            else:
+            elif isinstance(piece, ToolCall):
                 for delta in self._call(piece, index):
                     out += (head, delta, tail)
         return b"".join(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from service.api.output import Output
+from service.api.question import Question
 from service.api.tools import Tools
 
 
@@ -21,3 +22,17 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     keeps: bool = False
     prompt_chars: int = 0
+    shows_reasoning: bool = False
+
+    @classmethod
+    def of(cls, question: Question, *, keeps: bool, shows_reasoning: bool = False) -> Terms:
+        """What the answer to `question` is held to."""
+        return cls(
+            tools=question.tools,
+            output=question.output,
+            stop=question.stop,
+            max_tokens=question.max_tokens,
+            keeps=keeps,
+            prompt_chars=question.prompt_chars,
+            shows_reasoning=shows_reasoning,
+        )

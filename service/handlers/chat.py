@@ -49,7 +49,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         reply.headers[IGNORED_HEADER] = ", ".join(chat.ignored)
     if asked.wanted is not None and asked.wanted is not priority:
         reply.headers[PRIORITY_APPLIED_HEADER] = priority
-    terms = _terms(chat)
+    terms = Terms.of(chat, keeps=not chat.stream)
     try:
         for number in range(chat.n):
             each = job if number == 0 else replace(job, id=f"{job.id}.{number}")
@@ -63,17 +63,6 @@ async def head(request: web.Request) -> web.Response:
     """Whether the key is good."""
     request.app[SERVICE].current.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
     return web.Response()
-
-
-def _terms(chat: ChatRequest) -> Terms:
-    return Terms(
-        tools=chat.tools,
-        output=chat.output,
-        stop=chat.stop,
-        max_tokens=chat.max_tokens,
-        keeps=not chat.stream,
-        prompt_chars=chat.prompt_chars,
-    )
 
 
 async def _answer(reply: Reply, voices: Voices, chat: ChatRequest, settings: ServerSettings) -> web.StreamResponse:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pool.events import ToolSpec
-from service.api.chat import EFFORTS, READ, ChatRequest
+from service.api.chat import READ, ChatRequest
 from service.api.errors import ApiError
+from service.api.fields import EFFORTS
 from service.api.options import Options
 from service.api.tools import Tools
 from tests.service.asking import GENERIC, HELLO, UNSUPPORTED, ask, call, calling, parse, refusal, result, user
@@ -520,7 +521,6 @@ def test_parameters_without_effect_are_named() -> None:
         prompt_cache_retention="24h",
         store=True,
         service_tier="auto",
-        verbosity="low",
         prediction={"type": "content", "content": "x"},
         metadata={"a": "b"},
         reasoning={"effort": "low", "summary": "auto"},
@@ -541,7 +541,6 @@ def test_parameters_without_effect_are_named() -> None:
         "prompt_cache_retention",
         "store",
         "service_tier",
-        "verbosity",
         "prediction",
         "whatever",
         "reasoning.summary",

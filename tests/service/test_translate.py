@@ -114,6 +114,11 @@ def test_the_clients_effort_wins_over_the_routes(asked: str | None, route: str |
     assert turn(USER, effort=route, reasoning_effort=asked).effort == effort
 
 
+def test_verbosity_is_the_clients() -> None:
+    assert turn(USER).verbosity is None
+    assert turn(USER, verbosity="high").verbosity == "high"
+
+
 LINES = st.lists(st.text(st.characters(exclude_characters="\n")), max_size=3).map(tuple)
 ENTRIES = st.lists(st.builds(Said, st.sampled_from(["system", "developer", "user", "assistant"]), LINES), min_size=1)
 
