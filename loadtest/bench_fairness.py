@@ -11,9 +11,9 @@ only be kept where it often has to wait alone too. Two loads try it:
   left of its share before, which is why the crowd is let in first.
 * bursts: one tenant sends four times as many jobs as there are seats at once, and that as often as takes up three
   fifths of its share, without and with a second tenant of equal weight that asks for twenty times its own. Alone its
-  bursts have all seats, more than its share; beside the other they have half of them, so a fair scheduler makes them
-  twice as long, and no scheduler could keep 1.5 without giving a burst more than its share. What fairness does promise
-  is the third row: the same bursts are about as fast as alone on the seats of their share.
+  bursts have all seats, more than its share; beside the other they have half of them, and only the credit of what was
+  left between them makes 1.5 possible. The third row is what fairness promises whatever a burst's length: they are
+  about as fast as alone on the seats of their share.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ async def fairness(effort: Effort) -> list[Row]:
             "noisy_bursts",
             "p95 wait of bursts beside a tenant at 20x its share, over alone on all seats",
             (alone, beside),
-            f"{how}; a fair scheduler gives 2 or more: see loadtest.bench_fairness",
+            f"{how}; beyond the credit of a few turns it is 2 or more",
         ),
         _ratio(
             "noisy_bursts_share",

@@ -7,7 +7,6 @@ of several rounds counts, without the collector of garbage. `python -m loadtest.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import itertools
@@ -15,6 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import NamedTuple
+
+import uvloop
 
 from pool.events import Finish, TurnEnd, TurnRequest, TurnSink
 from pool.roster import Outlook
@@ -75,10 +76,10 @@ class Costs(NamedTuple):
 
 
 def measure(waiting: int, rounds: int = ROUNDS) -> Costs:
-    """With so many jobs waiting, on a loop of its own."""
+    """With so many jobs waiting, on a loop of its own like the service's."""
     gc.disable()
     try:
-        return asyncio.run(_costs(waiting, rounds))
+        return uvloop.run(_costs(waiting, rounds))
     finally:
         gc.enable()
 

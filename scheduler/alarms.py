@@ -26,6 +26,10 @@ class Alarms:
                 self._heap = [(time, each) for each, time in self._times.items()]
                 heapq.heapify(self._heap)
 
+    def is_due(self, now: float) -> bool:
+        """There may be something to pop."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
     def pop_due(self, now: float) -> list[int]:
         """The keys whose time has come, earliest first; they have none any more."""
         due = []

@@ -99,10 +99,8 @@ class Scheduler:
             WaitTooLong: likewise, and too long.
         """
         now = self._loop.time()
-        outlook = None
-        if self._state.knows(job.profile) and not self._state.starts_at_once(job, self._seats.free(job.profile)):
-            outlook = self._seats.outlook(job.profile)
-        refusal = self._state.refusal(job, outlook, now)
+        has_to_wait = self._state.has_to_wait(job, self._seats.free(job.profile))
+        refusal = self._state.refusal(job, self._seats.outlook(job.profile) if has_to_wait else None, now)
         if refusal is not None:
             reason, rejection = refusal
             self._observer.job_rejected(job, reason)
@@ -184,7 +182,6 @@ class Scheduler:
             stimulus.free = self._seats.free(stimulus.job.profile)
         elif isinstance(stimulus, (SeatsFreed, Looked)):
             stimulus.free = self._seats.free(stimulus.profile)
-            stimulus.outlook = self._seats.outlook(stimulus.profile)
         effects = self._state.handle(stimulus, now)
         if effects:
             self._carry_out(effects, now)

@@ -201,14 +201,15 @@ class SchedulerState:
         queue = self._queues.get(profile)
         return queue is not None and queue.waiting > 0
 
-    def starts_at_once(self, job: Job, free: int) -> bool:
-        """There is a seat for this job."""
-        return self._queues[job.profile].starts_at_once(job, free)
+    def has_to_wait(self, job: Job, free: int) -> bool:
+        """There is a queue for this job, and no seat."""
+        queue = self._queues.get(job.profile)
+        return queue is not None and not queue.starts_at_once(job, free)
 
     def refusal(self, job: Job, outlook: Outlook | None, now: float) -> tuple[str, Rejected] | None:
         """Why the job is not taken, in a word and at length; None: it is.
 
-        `outlook` is what the profile has to offer to a job that has to wait, None for one that `starts_at_once`.
+        `outlook` is what the profile has to offer to a job that has to wait, None for any other.
         """
         queue = self._queues.get(job.profile)
         if self.is_draining:
@@ -363,13 +364,12 @@ class SchedulerState:
         queue.tickets += 1
         queue.push(ticket_id, place)
         self._alarms.set(ticket_id, expires_at)
-        self._dispatch(queue, told.free, now, effects)
+        if told.free:
+            self._dispatch(queue, told.free, now, effects)
 
     def _on_seats(self, told: SeatsFreed | Looked, now: float, effects: list[Effect]) -> None:
         queue = self._queues.get(told.profile)
         if queue is not None:
-            if told.outlook is not None:
-                queue.see(told.outlook)
             if isinstance(told, SeatsFreed):
                 queue.blocked.clear()
             self._dispatch(queue, told.free, now, effects)
@@ -463,7 +463,8 @@ class SchedulerState:
 
     def _dispatch(self, queue: ProfileQueue, free: int, now: float, effects: list[Effect]) -> None:
         """Work conservation: afterwards nobody waits who could use a free seat."""
-        self._ring(now, effects)
+        if self._alarms.is_due(now):
+            self._ring(now, effects)
         room = queue.room(free)
         if room <= 0:
             return

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import msgspec
 
 from pool.events import TurnEnd
-from pool.roster import Outlook
 from pool.stimuli import Lease
 from scheduler.model import Job, QueuePolicy
 
@@ -21,11 +20,10 @@ class Submitted(msgspec.Struct):
 
 
 class SeatsFreed(msgspec.Struct):
-    """The pool has seats for this profile that it did not have before; `free` as above, and what else it offers."""
+    """The pool has seats for this profile that it did not have before; `free` as above."""
 
     profile: str
     free: int = 0
-    outlook: Outlook | None = None
 
 
 class Looked(msgspec.Struct):
@@ -33,7 +31,6 @@ class Looked(msgspec.Struct):
 
     profile: str
     free: int = 0
-    outlook: Outlook | None = None
 
 
 class TurnEnded(msgspec.Struct, frozen=True):

@@ -133,8 +133,8 @@ class Core:
         free: int = 0,
         outlook: Outlook = UP,
     ) -> tuple[str, type[Rejected]] | None:
-        starts = self.state.knows(job.profile) and self.state.starts_at_once(job, free)
-        refusal = self.state.refusal(job, None if starts else outlook, self.now)
+        has_to_wait = self.state.has_to_wait(job, free)
+        refusal = self.state.refusal(job, outlook if has_to_wait else None, self.now)
         return None if refusal is None else (refusal[0], type(refusal[1]))
 
 
