@@ -62,6 +62,28 @@ class _Stdin(asyncio.BaseProtocol):
         self.is_open = False
 
 
+class Pipe:
+    """This end of a child's pipe, for `connect_read_pipe` and `connect_write_pipe`.
+
+    libuv closes descriptors itself. uvloop has the file closed once more after that, when the number may already be
+    that of a file which another thread has opened.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._fd = os.dup(file.fileno())
+        file.close()
+        self._is_closed_by_loop = not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close it, where the loop does not."""
+        if not self._is_closed_by_loop:
+            os.close(self._fd)
+
+
 class Child:
     """A running child. Its owner calls `stop` in the end, and only its owner writes to it."""
 
@@ -183,10 +205,10 @@ class Child:
 
     async def _connect(self, on_stdout: Callable[[bytes], None], on_eof: Callable[[], None]) -> None:
         loop, pipes = self._loop, self._unconnected
-        self._stdin, _ = await loop.connect_write_pipe(lambda: self._stdin_protocol, pipes.pop())
-        reader, _ = await loop.connect_read_pipe(lambda: _Stdout(on_stdout, on_eof), pipes.pop())
+        self._stdin, _ = await loop.connect_write_pipe(lambda: self._stdin_protocol, Pipe(pipes.pop()))
+        reader, _ = await loop.connect_read_pipe(lambda: _Stdout(on_stdout, on_eof), Pipe(pipes.pop()))
         self._readers.append(reader)
-        drain, _ = await loop.connect_read_pipe(lambda: self._stderr, pipes.pop())
+        drain, _ = await loop.connect_read_pipe(lambda: self._stderr, Pipe(pipes.pop()))
         self._readers.append(drain)
 
     def _watch_exit(self) -> None:

@@ -467,3 +467,44 @@ def test_it_dies_when_we_are_killed_even_if_it_ignores_its_stdin(loop: str) -> N
             asyncio.run(is_gone(pid))
         finally:
             os.killpg(group, signal.SIGKILL)  # its own grandchild outlives it, as only our end of the pipe tells it
+
+
+OPENS_AND_CLOSES = """
+import os, sys, threading
+from pathlib import Path
+import asyncio, uvloop
+from pool.transport import Pipe
+
+async def main():
+    loop, is_over, lost = asyncio.get_running_loop(), threading.Event(), []
+
+    def work():
+        while not is_over.is_set():
+            for fd in [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]:
+                try:
+                    os.close(fd)
+                except OSError as error:
+                    lost.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3000):
+        theirs, ours = os.pipe()
+        reader, _ = await loop.connect_read_pipe(asyncio.Protocol, Pipe(open(theirs, "rb", buffering=0)))
+        reader.close()
+        os.close(ours)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    print(len(lost))
+
+uvloop.run(main())
+"""
+
+
+def test_closing_a_pipe_closes_no_file_of_another_thread() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OPENS_AND_CLOSES], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
