@@ -18,6 +18,7 @@ from pool.pool import FirstBoot, Pool
 from pool.worker import LaunchSpec
 from service import __version__
 from service.app import application, build
+from service.encode.tokens import vocabulary
 from service.http import Runner
 from service.reload import Reloader
 from service.settings import Settings, profiles, require_keys
@@ -103,6 +104,7 @@ def http_runner(service: Service) -> Runner:
 
 async def _boot(service: Service, stop: asyncio.Event) -> None:
     """Wait until every profile has tried to boot. What can never work ends the start; what is slow does not."""
+    await asyncio.to_thread(vocabulary)  # no request has to wait for it, and the workers boot meanwhile
     boots = await _unless(stop, service.pool.first_boots())
     profiles = service.current.settings.profiles
     final = [boot for boot in boots or () if boot.is_final and profiles[boot.profile].required]

@@ -11,7 +11,7 @@ from scheduler.model import Ended, Outcome
 from service.api.errors import from_outcome, unfollowed
 from service.encode.cut import Cut
 from service.encode.terms import Terms
-from service.encode.usage import CHARS_PER_TOKEN, counted
+from service.encode.usage import counted
 
 Piece = TextDelta | ToolCall | ReasoningDelta | Reasoning
 """The last two only where the terms say so."""
@@ -26,6 +26,7 @@ class Choice:
     """
 
     __slots__ = (
+        "_call_chars",
         "_chars",
         "_cut",
         "_keeps",
@@ -43,10 +44,10 @@ class Choice:
         self._keeps = bool(terms.output.check) or terms.keeps
         self._texts: list[str] = []
         self._chars = 0
+        self._call_chars = 0
         self._cut: Cut | None = None
         if terms.stop or terms.max_tokens is not None:
-            max_chars = None if terms.max_tokens is None else terms.max_tokens * CHARS_PER_TOKEN
-            self._cut = Cut(terms.stop, max_chars)
+            self._cut = Cut(terms.stop, terms.max_tokens)
         self.calls: list[ToolCall] = []
         self.call_count = 0
         self.is_truncated = False
@@ -61,7 +62,7 @@ class Choice:
     @property
     def kept_chars(self) -> int:
         """How much of it is kept."""
-        return self._chars if self._keeps else 0
+        return self._chars + self._call_chars if self._keeps else 0
 
     @property
     def is_full(self) -> bool:
@@ -129,7 +130,7 @@ class Choice:
             raise unfollowed("tool_choice_not_followed", "the model called a function that it was not offered")
         if not self._flush(shown):
             return
-        self._chars += len(call.name) + len(call.arguments)
+        self._call_chars += len(call.name) + len(call.arguments)
         self.call_count += 1
         shown.append(call)
         if self._keeps:
@@ -148,7 +149,9 @@ class Choice:
 
     def counted(self) -> tuple[Usage, bool]:
         """Its tokens, and whether they are an estimate."""
-        return counted(self.usage, prompt_chars=self._terms.prompt_chars, completion_chars=self._chars)
+        tokens = 0 if self._cut is None else self._cut.tokens
+        chars = self._call_chars + (self._chars if self._cut is None else 0)
+        return counted(self.usage, prompt_chars=self._terms.prompt_chars, tokens=tokens, chars=chars)
 
 
 def total(choices: Sequence[Choice]) -> tuple[Usage, bool]:

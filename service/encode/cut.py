@@ -1,24 +1,30 @@
-"""Where an answer's text ends before the model does: at a stop sequence, or at the longest length allowed."""
+"""Where an answer's text ends before the model does: at a stop sequence, or after as many tokens as it may have."""
 
 from __future__ import annotations
 
 from pool.events import Finish
+from service.encode.tokens import Meter
 
 
 class Cut:
     """Give it the text as it comes with `feed`, and ask for what it still holds with `flush`.
 
-    It holds back what may turn out to be the beginning of a stop sequence, and nothing else. `verdict` is why the text
-    ended, as soon as it has.
+    It holds back what may turn out to be the beginning of a stop sequence, or to lie beyond `max_tokens`, and nothing
+    else. `verdict` is why the text ended, as soon as it has; `tokens` is how many were shown, after a `flush`.
     """
 
-    __slots__ = ("_held", "_room", "_stop", "verdict")
+    __slots__ = ("_held", "_meter", "_stop", "verdict")
 
-    def __init__(self, stop: tuple[str, ...], max_chars: int | None) -> None:
+    def __init__(self, stop: tuple[str, ...], max_tokens: int | None) -> None:
         self._stop = stop
-        self._room = max_chars
+        self._meter = Meter(max_tokens)
         self._held = ""
         self.verdict: Finish | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of what was shown."""
+        return self._meter.used
 
     def feed(self, text: str) -> str:
         """What may be shown now that this has come."""
@@ -28,25 +34,24 @@ class Cut:
         found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return self._within_room(text[: min(found)], Finish.STOP)
+            return self._metered(text[: min(found)], Finish.STOP, closes=True)
         sure = min((_sure(text, stop) for stop in self._stop), default=len(text))
         self._held = text[sure:]
-        return self._within_room(text[:sure], None)
+        return self._metered(text[:sure], None, closes=False)
 
     def flush(self) -> str:
         """What was held back: no more text comes, or not before something else is shown."""
+        if self.verdict is not None:
+            return ""
         text, self._held = self._held, ""
-        return "" if self.verdict is not None else self._within_room(text, None)
+        return self._metered(text, None, closes=True)
 
-    def _within_room(self, text: str, verdict: Finish | None) -> str:
-        self.verdict = verdict
-        if self._room is None:
-            return text
-        if len(text) > self._room:
-            self.verdict = Finish.LENGTH
-        text = text[: self._room]
-        self._room -= len(text)
-        return text
+    def _metered(self, text: str, verdict: Finish | None, *, closes: bool) -> str:
+        shown = self._meter.feed(text)
+        if closes:
+            shown += self._meter.close()
+        self.verdict = Finish.LENGTH if self._meter.is_over else verdict
+        return shown
 
 
 def _sure(text: str, stop: str) -> int:

@@ -10,11 +10,14 @@ CHARS_PER_TOKEN = 4
 """The usual rule of thumb for English text, and the predecessor's."""
 
 
-def counted(usage: Usage | None, *, prompt_chars: int, completion_chars: int) -> tuple[Usage, bool]:
-    """The counts of one turn, and whether they are an estimate: that is all there is when the upstream told nothing."""
+def counted(usage: Usage | None, *, prompt_chars: int, tokens: int, chars: int) -> tuple[Usage, bool]:
+    """The counts of one turn, and whether they are an estimate: that is all there is when the upstream told nothing.
+
+    Of its answer, `tokens` were counted here, and `chars` were not.
+    """
     if usage is not None:
         return usage, False
-    return Usage(input_tokens=_estimate(prompt_chars), output_tokens=_estimate(completion_chars)), True
+    return Usage(input_tokens=_estimate(prompt_chars), output_tokens=tokens + _estimate(chars)), True
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.encode.tokens import vocabulary
 from tests.service.conftest import Log
 from tests.support.services import KEY, Json, RunningService, Stream, key, running_service, scripted, until
 
@@ -34,7 +35,7 @@ def texts(stream: Stream) -> dict[int, str]:
     [
         ({"stop": "k t"}, "tic", "stop"),
         ({"stop": ["never", "tick tick tick"]}, "", "stop"),
-        ({"max_tokens": 3}, "tick tick ti", "length"),
+        ({"max_tokens": 3}, "tick tick tick", "length"),
         ({"max_completion_tokens": 2, "stop": "k t"}, "tic", "stop"),
         ({"max_completion_tokens": 1, "stop": "tick t"}, "", "stop"),
     ],
@@ -48,6 +49,7 @@ async def test_an_answer_ends_where_it_was_to_end_and_so_does_its_turn(
         assert (answer.stream.text, answer.stream.finishes, answer.stream.is_done) == (text, [finish], True)
     else:
         assert (answer.text, answer.json["choices"][0]["finish_reason"]) == (text, finish)
+        assert answer.json["usage"]["completion_tokens"] == vocabulary().count(text)
         assert answer.headers["x-codex-usage"] == "estimated"
     await api.until_at_rest(SOON_S)
     assert api.counted("turns_total", profile="default", outcome="interrupted") == 1

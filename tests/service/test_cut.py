@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from pool.events import Finish
 from service.encode.cut import Cut
+from service.encode.tokens import vocabulary
 
 
-def shown(deltas: list[str], stop: tuple[str, ...] = (), max_chars: int | None = None) -> tuple[list[str], Cut]:
-    cut = Cut(stop, max_chars)
+def shown(deltas: list[str], stop: tuple[str, ...] = (), max_tokens: int | None = None) -> tuple[list[str], Cut]:
+    cut = Cut(stop, max_tokens)
     return [*(cut.feed(delta) for delta in deltas), cut.flush()], cut
 
 
@@ -33,26 +34,25 @@ def test_the_first_of_several_stop_sequences_counts() -> None:
     assert shown(["a STOP b END c"], ("END", "STOP"))[0] == ["a ", ""]
 
 
-def test_text_ends_at_the_longest_length() -> None:
-    texts, cut = shown(["one", "two", "three"], max_chars=5)
-    assert texts == ["one", "tw", "", ""]
-    assert cut.verdict is Finish.LENGTH
+def test_text_ends_with_its_last_token() -> None:
+    texts, cut = shown(["one two", " three"], max_tokens=2)
+    assert ("".join(texts), cut.verdict, cut.tokens) == ("one two", Finish.LENGTH, 2)
 
 
-def test_text_of_exactly_the_longest_length_is_not_cut() -> None:
-    texts, cut = shown(["one", "two"], max_chars=6)
-    assert ("".join(texts), cut.verdict) == ("onetwo", None)
+def test_text_of_exactly_so_many_tokens_is_not_cut() -> None:
+    texts, cut = shown(["one", " two"], max_tokens=2)
+    assert ("".join(texts), cut.verdict, cut.tokens) == ("one two", None, 2)
 
 
-@pytest.mark.parametrize(("max_chars", "verdict"), [(3, Finish.STOP), (2, Finish.LENGTH)])
-def test_of_both_ends_the_first_counts(max_chars: int, verdict: Finish) -> None:
-    texts, cut = shown(["one", "END"], ("END",), max_chars)
-    assert ("".join(texts), cut.verdict) == ("one"[:max_chars], verdict)
+@pytest.mark.parametrize(("max_tokens", "text", "verdict"), [(2, "one two", Finish.STOP), (1, "one", Finish.LENGTH)])
+def test_of_both_ends_the_first_counts(max_tokens: int, text: str, verdict: Finish) -> None:
+    texts, cut = shown(["one two", "END"], ("END",), max_tokens)
+    assert ("".join(texts), cut.verdict) == (text, verdict)
 
 
 def test_what_is_held_counts_when_it_is_shown() -> None:
-    texts, cut = shown(["one", "EN"], ("END",), 4)
-    assert ("".join(texts), cut.verdict) == ("oneE", Finish.LENGTH)
+    texts, cut = shown(["one", "EN"], ("END",), 1)
+    assert ("".join(texts), cut.verdict) == ("one", Finish.LENGTH)
 
 
 FEW = "ab"
@@ -64,17 +64,19 @@ STOPS = st.lists(st.text(FEW, min_size=1, max_size=4), max_size=4).map(tuple)
 @example(["aa", "ab"], ("aab",), None)
 @example(["ab", "ab", "aa"], ("ababaa",), None)
 def test_however_the_text_is_cut_into_deltas_it_ends_in_the_same_place(
-    deltas: list[str], stop: tuple[str, ...], max_chars: int | None
+    deltas: list[str], stop: tuple[str, ...], max_tokens: int | None
 ) -> None:
     text = "".join(deltas)
     ends = [place for each in stop if (place := text.find(each)) >= 0]
-    until = min(ends, default=len(text))
+    until = text[: min(ends, default=len(text))]
     verdict = Finish.STOP if ends else None
-    if max_chars is not None and until > max_chars:
-        until, verdict = max_chars, Finish.LENGTH
-    texts, cut = shown(deltas, stop, max_chars)
-    assert "".join(texts) == text[:until]
+    tokens = vocabulary().count(until)
+    if max_tokens is not None and tokens > max_tokens:
+        until, verdict = vocabulary().first(until, max_tokens), Finish.LENGTH
+    texts, cut = shown(deltas, stop, max_tokens)
+    assert "".join(texts) == until
     assert cut.verdict is verdict
+    assert cut.tokens == min(tokens, max_tokens or tokens)
 
 
 @given(DELTAS, STOPS)

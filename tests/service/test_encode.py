@@ -401,10 +401,10 @@ def test_a_call_of_a_function_that_was_not_offered_is_an_error() -> None:
 
 
 def test_text_before_a_call_stays_before_it_and_a_call_after_the_end_is_none() -> None:
-    made = Choice(held_to(stop=("END",), max_tokens=1))
+    made = Choice(held_to(stop=("END",), max_tokens=3))
     assert made.take([TextDelta("EN"), CALLS[0], TextDelta("Do")]) == [TextDelta("EN"), CALLS[0], TextDelta("Do")]
     assert not made.is_full
-    assert made.take([TextDelta("EN"), CALLS[1]]) == []
+    assert made.take([TextDelta(" it EN"), CALLS[1]]) == [TextDelta(" it")]
     assert made.is_full
     assert made.end(Ended(TurnEnd(finish=Finish.INTERRUPTED))) == []
     assert (made.call_count, made.finish) == (1, "length")
