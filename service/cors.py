@@ -23,13 +23,15 @@ DEFAULT_HEADERS = (
     "Authorization, Content-Type, Accept, OpenAI-Organization, OpenAI-Beta, OpenAI-Version, OpenAI-Project,"
     " X-Requested-With, X-Stainless-OS, X-Stainless-Lang, X-Stainless-Arch, X-Stainless-Runtime,"
     " X-Stainless-Runtime-Version, X-Stainless-Package-Version, X-Stainless-Timeout, X-Stainless-Retry-Count,"
-    " X-Stainless-Helper-Method, dangerously-allow-browser, X-No-Keepalive, X-Priority, X-Request-Deadline-Ms"
+    " X-Stainless-Helper-Method, dangerously-allow-browser, X-No-Keepalive, X-Priority, X-Request-Deadline-Ms,"
+    " X-Proxy-Output-Mode, X-Copilot-Trace-Id"
 )
 """What a page may send, when the browser does not ask for anything in particular."""
 EXPOSED_HEADERS = (
     "Content-Type, x-request-id, Retry-After, retry-after-ms, x-should-retry, x-ratelimit-limit-requests,"
     " x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-priority-applied, x-codex-ignored-params,"
-    " x-codex-usage, x-codex-tool-call-count, x-codex-tool-call-truncated"
+    " x-codex-usage, x-codex-tool-call-count, x-codex-tool-call-truncated, x-codex-stop-after-tools-mode,"
+    " x-proxy-output-mode"
 )
 """What a page may read."""
 

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from service.admission import allowance
 from service.api.errors import ApiError, internal, too_large
-from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE
+from service.state import FACTS, HEADERS, LIMITER, REQUEST_ID, SERVICE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,6 +49,7 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     service = request.app[SERVICE]
     response.headers["x-request-id"] = request.get(REQUEST_ID) or new_id()  # refused before the middleware
     response.headers["Server"] = SERVER_NAME
+    response.headers.update(request.get(HEADERS, ()))
     if service.current.cors is not None:
         service.current.cors.mark(request, response.headers)
     limiter = request.get(LIMITER)

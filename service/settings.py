@@ -35,6 +35,7 @@ from pool.profile import MAX_SLOTS, Credentials, Profile, RetireLimits
 from pool.turn import TurnLimits
 from scheduler.model import QueuePolicy
 from service.routing import Routes
+from service.toolcalls.settings import ToolSettings
 
 PREFIX = "CODEX_COMPLETIONS_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -49,8 +50,16 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "PROXY_PROTECT_MODELS": ("server", "protect_models"),
     "PROXY_ENABLE_CORS": ("server", "cors"),
     "PROXY_CORS_ALLOWED_ORIGINS": ("server", "cors_origins"),
+    "PROXY_OUTPUT_MODE": ("tools", "output_mode"),
+    "PROXY_STOP_AFTER_TOOLS": ("tools", "stop_after"),
+    "PROXY_STOP_AFTER_TOOLS_MODE": ("tools", "stop_mode"),
+    "PROXY_STOP_AFTER_TOOLS_GRACE_MS": ("tools", "grace_s"),
+    "PROXY_SUPPRESS_TAIL_AFTER_TOOLS": ("tools", "suppress_tail"),
+    "PROXY_TOOL_BLOCK_MAX": ("tools", "max_calls"),
+    "PROXY_TOOL_BLOCK_DEDUP": ("tools", "dedup"),
+    "PROXY_TOOL_BLOCK_DELIMITER": ("tools", "delimiter"),
 }
-"""Names of the predecessor that still mean what they meant."""
+"""Names of the predecessor that still mean what they meant; a name in milliseconds becomes a setting in seconds."""
 
 _OUTLIVED = {
     "PROXY_USE_APP_SERVER": "the app-server is the only backend: unset it",
@@ -318,6 +327,7 @@ class Settings(BaseSettings):
     )
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
+    tools: ToolSettings = ToolSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
     keys: tuple[KeySettings, ...] = ()
     profiles: dict[Name, ProfileSettings] = Field(default_factory=lambda: {"default": ProfileSettings()}, min_length=1)
@@ -407,7 +417,8 @@ def _overlay(environ: Mapping[str, str]) -> dict[str, Any]:
     merged = dict(environ)
     for name, place in ALIASES.items():
         if name in environ:
-            merged.setdefault(PREFIX + "__".join(place).upper(), environ[name])
+            value = f"{environ[name]}e-3" if name.endswith("_MS") else environ[name]
+            merged.setdefault(PREFIX + "__".join(place).upper(), value)
     for name in merged:
         field = name.removeprefix(PREFIX).split("__")[0].lower()
         if name.startswith(PREFIX) and field not in Settings.model_fields:

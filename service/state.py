@@ -46,5 +46,7 @@ SERVICE = web.AppKey("service", Service)
 LIMITER = web.RequestKey("limiter", AsyncLimiter)
 """What counts the requests of whoever sent this one, where they are counted."""
 REQUEST_ID = web.RequestKey("request_id", str)
+HEADERS = web.RequestKey("headers", dict[str, str])
+"""What goes on the answer, an error or not, once the request is known to be right."""
 FACTS = web.RequestKey("facts", dict[str, object])
 """What a handler adds to the request's one log line."""

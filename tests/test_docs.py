@@ -32,6 +32,7 @@ def settings_tables() -> str:
         ("Top level", schema),
         ("`[server]`", definitions["ServerSettings"]),
         ("`[log]`", definitions["LogSettings"]),
+        ("`[tools]`", definitions["ToolSettings"]),
         ("`[[keys]]`", definitions["KeySettings"]),
         ("`[profiles.NAME]`", definitions["ProfileSettings"]),
         ("`[profiles.NAME.limits]`, in seconds", definitions["LimitSettings"]),
@@ -49,9 +50,8 @@ def _table(group: dict[str, Any]) -> str:
         if "$ref" in field or field.get("type") == "object" or ("items" in field and "$ref" in field["items"]):
             continue
         default = "required" if name in group.get("required", ()) else f"`{field.get('default')}`"
-        rows.append(
-            f"| `{name}` | {default.replace('`None`', 'unset')} | {_bounds(field)} | {field.get('description', '')} |"
-        )
+        default = default.replace("`None`", "unset").replace("``", "empty")
+        rows.append(f"| `{name}` | {default} | {_bounds(field)} | {field.get('description', '')} |")
     return "\n".join(rows)
 
 

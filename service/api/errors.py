@@ -135,6 +135,11 @@ def unfollowed(code: str, message: str) -> ApiError:
     return ApiError(status=502, message=message, type="server_error", code=code, retryable=True)
 
 
+def too_long() -> ApiError:
+    """502: the model said more than may be kept."""
+    return ApiError(status=502, message="the answer is too long", type="server_error", code="answer_too_large")
+
+
 # --- faults ------------------------------------------------------------------------------------------------------
 
 

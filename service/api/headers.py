@@ -6,11 +6,15 @@ from collections.abc import Mapping
 
 from scheduler.model import Priority
 from service.api.errors import ApiError, invalid
+from service.toolcalls.mode import OutputMode, spelled
 
 DEADLINE_HEADER = "x-request-deadline-ms"
 PRIORITY_HEADER = "x-priority"
 PRIORITY_APPLIED_HEADER = "x-priority-applied"
 """In the answer: the class that it got, where that is not the one that was asked for."""
+
+MODE_HEADER = "x-proxy-output-mode"
+"""In the answer, too: the form in effect."""
 
 _MAX_DIGITS = 12
 
@@ -42,6 +46,21 @@ def read_priority(headers: Mapping[str, str]) -> Priority | None:
         return Priority(text.lower())
     except ValueError:
         raise _wrong(PRIORITY_HEADER, f"must be one of: {', '.join(Priority)}") from None
+
+
+def read_output_mode(headers: Mapping[str, str]) -> OutputMode | None:
+    """In what form the client wants its calls; None when it does not say.
+
+    Raises:
+        ApiError: 400, for a form that there is not.
+    """
+    text = headers.get(MODE_HEADER)
+    if text is None:
+        return None
+    try:
+        return OutputMode(spelled(text))
+    except ValueError:
+        raise _wrong(MODE_HEADER, f"must be one of: {', '.join(OutputMode)}") from None
 
 
 def _wrong(header: str, what: str) -> ApiError:

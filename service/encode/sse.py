@@ -9,8 +9,9 @@ import msgspec
 from pool.events import TextDelta, ToolCall
 from service.api.chat import ChatRequest
 from service.api.errors import ApiError
-from service.encode.choice import Choice, Piece, call_counts, total
+from service.encode.choice import Choice, Piece, WrittenCall, call_counts, total
 from service.encode.usage import usage_object
+from service.toolcalls.controls import StopMode
 
 DONE = b"data: [DONE]\n\n"
 
@@ -33,7 +34,7 @@ class ChatStream:
     CreateChatCompletionStreamResponse.
     """
 
-    __slots__ = ("_calls", "_head", "_heads", "_indices", "_request", "_tail")
+    __slots__ = ("_calls", "_head", "_heads", "_indices", "_request", "_stop_mode", "_tail")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class ChatStream:
         created: int,
         fingerprint: str,
         request: ChatRequest,
+        stop_mode: StopMode = StopMode.BURST,
     ) -> None:
         same = b'"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"system_fingerprint":%b'
         self._head = (
@@ -49,6 +51,7 @@ class ChatStream:
         )
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
         self._request = request
+        self._stop_mode = stop_mode
         self._indices = range(request.n)
         self._heads = [self._head + b'{"index":%d,"delta":{' % index for index in self._indices]
         self._calls = [0] * request.n
@@ -60,7 +63,10 @@ class ChatStream:
         )
 
     def pieces(self, pieces: Sequence[Piece], index: int = 0) -> bytes:
-        """A chunk for each piece of text, and two for each call: the second has its arguments, all at once."""
+        """A chunk for each piece of text, and two for each call: the second has its arguments, all at once.
+
+        A call that was written into the text is one chunk.
+        """
         head, tail = self._heads[index], b'},"finish_reason":null}' + self._tail
         out: list[bytes] = []
         for piece in pieces:
@@ -80,7 +86,7 @@ class ChatStream:
             b'{"index":%d,"delta":{},"finish_reason":"%b"}' % (index, choice.finish.encode())
             for index, choice in enumerate(choices)
         ]
-        return self._of_all(finishes) + _calls_comment(choices) + self._usage(choices) + DONE
+        return self._of_all(finishes) + self._calls_comment(choices) + self._usage(choices) + DONE
 
     def error(self, error: ApiError) -> bytes:
         """The failure of a stream whose status is already sent. Nothing may follow: a `DONE` would say all is well."""
@@ -91,16 +97,30 @@ class ChatStream:
     def _of_all(self, choices: Sequence[bytes]) -> bytes:
         return self._head + b",".join(choices) + self._tail
 
-    def _call(self, call: ToolCall, index: int) -> tuple[bytes, bytes]:
-        """The deltas that begin a call and complete it. Source: OpenAI's ChatCompletionMessageToolCallChunk."""
+    def _call(self, call: ToolCall, index: int) -> tuple[bytes, ...]:
+        """The deltas of a call. Source: OpenAI's ChatCompletionMessageToolCallChunk."""
         name, arguments = _json(call.name), _json(call.arguments)
         if self._request.tools.is_legacy:
             return b'"function_call":{"name":%b,"arguments":""}' % name, b'"function_call":{"arguments":%b}' % arguments
         number = self._calls[index]
         self._calls[index] += 1
-        begin = b'"tool_calls":[{"index":%d,"id":%b,"type":"function","function":{"name":%b,"arguments":""}}]'
+        begin = b'"tool_calls":[{"index":%d,"id":%b,"type":"function","function":{"name":%b,"arguments":%b}}]'
+        if isinstance(call, WrittenCall):
+            return (begin % (number, _json(call.call_id), name, arguments),)
         rest = b'"tool_calls":[{"index":%d,"function":{"arguments":%b}}]'
-        return begin % (number, _json(call.call_id), name), rest % (number, arguments)
+        return begin % (number, _json(call.call_id), name, b'""'), rest % (number, arguments)
+
+    def _calls_comment(self, choices: Sequence[Choice]) -> bytes:
+        """Source: the predecessor's stream, between its finish and its usage."""
+        count, is_truncated = call_counts(choices)
+        if not count:
+            return b""
+        facts = {
+            "tool_call_count": count,
+            "tool_call_truncated": is_truncated,
+            "stop_after_tools_mode": self._stop_mode,
+        }
+        return b": " + _json(facts) + b"\n\n"
 
     def _usage(self, choices: Sequence[Choice]) -> bytes:
         if not self._request.include_usage:
@@ -108,12 +128,3 @@ class ChatStream:
         usage, is_estimate = total(choices)
         chunk = self._head + b'],"usage":' + _json(usage_object(usage)) + b"}\n\n"
         return ESTIMATED + chunk if is_estimate else chunk
-
-
-def _calls_comment(choices: Sequence[Choice]) -> bytes:
-    """Source: the predecessor's stream, between its finish and its usage."""
-    count, is_truncated = call_counts(choices)
-    if not count:
-        return b""
-    facts = {"tool_call_count": count, "tool_call_truncated": is_truncated, "stop_after_tools_mode": "burst"}
-    return b": " + _json(facts) + b"\n\n"

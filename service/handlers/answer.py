@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from scheduler.model import Ended
 from scheduler.ticket import Ticket, news
-from service.api.errors import ApiError, internal
+from service.api.errors import ApiError, internal, too_long
 from service.encode.choice import Choice, Piece
 from service.encode.sse import keepalive
 from service.observability import outcome_label
@@ -36,19 +36,33 @@ class _Voice:
         self.choice = choice
         self.is_over = False
 
-    def advance(self) -> list[Piece]:
+    def advance(self, now: float) -> list[Piece]:
         """What it has to show of the news; [] also when this was its end.
 
         Raises:
             ApiError: it ended without an answer.
         """
         events = self.ticket.take()
-        if events:
-            return self.choice.take(events)
-        if self.ticket.outcome is not None:
+        if not events and self.ticket.outcome is not None:
             self.is_over = True
             return self.choice.end(self.ticket.outcome)
-        return []
+        pieces = self.choice.take(events, now)
+        self.choice.tick(now)
+        return pieces
+
+
+async def _news(voices: Sequence[_Voice]) -> None:
+    """Wait until one of them has news, or will have no more of it."""
+    tickets = [voice.ticket for voice in voices]
+    ends = [full_at for voice in voices if (full_at := voice.choice.full_at) is not None]
+    if not ends:
+        await news(tickets)
+        return
+    try:
+        async with asyncio.timeout_at(min(ends)):
+            await news(tickets)
+    except TimeoutError:
+        pass
 
 
 Shown = list[tuple[int, list[Piece]]]
@@ -82,12 +96,11 @@ class Voices:
             ApiError: one of them failed, and the answer with it.
         """
         while speaking := [voice for voice in self._voices if not voice.is_over]:
-            await news([voice.ticket for voice in speaking])
-            shown = [(voice.index, pieces) for voice in speaking if (pieces := self._advance(voice))]
+            await _news(speaking)
+            now = asyncio.get_running_loop().time()
+            shown = [(voice.index, pieces) for voice in speaking if (pieces := self._advance(voice, now))]
             if sum(voice.choice.kept_chars for voice in self._voices) > MAX_ANSWER_CHARS:
-                raise ApiError(
-                    status=502, message="the answer is too long", type="server_error", code="answer_too_large"
-                )
+                raise too_long()
             if shown:
                 self._note_first_text(self._voices[shown[0][0]].ticket)
                 return shown
@@ -134,9 +147,9 @@ class Voices:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _advance(self, voice: _Voice) -> list[Piece]:
+    def _advance(self, voice: _Voice, now: float) -> list[Piece]:
         """What one voice has to show; its turn is interrupted when that was all."""
-        pieces = voice.advance()
+        pieces = voice.advance(now)
         ticket = voice.ticket
         if voice.choice.is_full and ticket.outcome is None and ticket.lease is not None:
             self._service.pool.interrupt(ticket.lease)

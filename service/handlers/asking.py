@@ -15,23 +15,25 @@ from scheduler.ticket import Ticket
 from service.admission import Tenant, count
 from service.api.body import unpacked
 from service.api.errors import ApiError, from_rejection, too_large
-from service.api.headers import read_deadline_s, read_priority
+from service.api.headers import read_deadline_s, read_output_mode, read_priority
 from service.routing import Plan, Route, Target
 from service.settings import ServerSettings
 from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE, Service
+from service.toolcalls.mode import OutputMode
 
 
 class Asked(msgspec.Struct, frozen=True):
     """Who asks, and what of it is the same on every route.
 
-    `wanted` is the class that the client asks for, `deadline_s` how long the answer is of use to it; None when it does
-    not say. `body` is unpacked.
+    `wanted` is the class that the client asks for, `deadline_s` how long the answer is of use to it, `mode` in what
+    form it wants its calls; None when it does not say. `body` is unpacked.
     """
 
     id: str
     tenant: Tenant
     wanted: Priority | None
     deadline_s: float | None
+    mode: OutputMode | None
     body: bytes
 
     def job(self, turn: TurnRequest, route: Route, target: Target, *, size: int, priority: Priority) -> Job:
@@ -65,8 +67,9 @@ async def read_asked(request: web.Request) -> Asked:
         request[LIMITER] = tenant.limiter
     await count(tenant)
     wanted, deadline_s = read_priority(request.headers), read_deadline_s(request.headers)
+    mode = read_output_mode(request.headers)
     body = await _body(request, service.current.settings.server)
-    return Asked(request[REQUEST_ID], tenant, wanted, deadline_s, body)
+    return Asked(request[REQUEST_ID], tenant, wanted, deadline_s, mode, body)
 
 
 async def _body(request: web.Request, limits: ServerSettings) -> bytes:

@@ -9,20 +9,23 @@ from aiohttp import hdrs, web
 from msgspec.structs import replace
 
 from service.api.chat import ChatRequest, parse_chat
-from service.api.headers import PRIORITY_APPLIED_HEADER
+from service.api.headers import MODE_HEADER, PRIORITY_APPLIED_HEADER
 from service.encode.choice import Choice, call_counts
 from service.encode.collect import chat_completion
 from service.encode.sse import ChatStream
 from service.encode.terms import Terms
 from service.handlers.answer import Reply, Voices
 from service.handlers.asking import read_asked, submit
-from service.settings import ServerSettings
-from service.state import FACTS, SERVICE
+from service.settings import Settings
+from service.state import FACTS, HEADERS, SERVICE
+from service.toolcalls.controls import StopMode
+from service.toolcalls.mode import output_mode
 from service.translate import to_turn
 
 MAX_CHOICES = 5
 IGNORED_HEADER = "x-codex-ignored-params"
 USAGE_HEADER = "x-codex-usage"
+STOP_MODE_HEADER = "x-codex-stop-after-tools-mode"
 CALL_COUNT_HEADER = "x-codex-tool-call-count"
 CALLS_TRUNCATED_HEADER = "x-codex-tool-call-truncated"
 
@@ -38,6 +41,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     tenant = asked.tenant
     current = service.current  # from here to the scheduler nobody waits, so that what it names is still there
     chat, route = parse_chat(asked.body, find=current.routes.find, max_choices=MAX_CHOICES)
+    tools = current.settings.tools
+    mode = output_mode(asked.mode or tools.mode, request.headers, chat.messages)
+    request[HEADERS] = {MODE_HEADER: str(mode), STOP_MODE_HEADER: str(tools.stop_mode)}
     priority = tenant.allowed(asked.wanted or route.priority or tenant.priority)
     plan = current.routes.plan(route, tenant.name)
     request[FACTS].update(model=route.public, profile=plan[0].profile, stream=chat.stream, priority=priority)
@@ -49,12 +55,12 @@ async def create(request: web.Request) -> web.StreamResponse:
         reply.headers[IGNORED_HEADER] = ", ".join(chat.ignored)
     if asked.wanted is not None and asked.wanted is not priority:
         reply.headers[PRIORITY_APPLIED_HEADER] = priority
-    terms = Terms.of(chat, keeps=not chat.stream)
+    terms = Terms.of(chat, keeps=not chat.stream, mode=mode, controls=tools.controls)
     try:
         for number in range(chat.n):
             each = job if number == 0 else replace(job, id=f"{job.id}.{number}")
-            voices.add(submit(service, each, plan[1:], tenant), Choice(terms))
-        return await _answer(reply, voices, chat, current.settings.server)
+            voices.add(submit(service, each, plan[1:], tenant), Choice(terms, number))
+        return await _answer(reply, voices, chat, current.settings)
     finally:
         reply.note_end()
 
@@ -65,13 +71,19 @@ async def head(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def _answer(reply: Reply, voices: Voices, chat: ChatRequest, settings: ServerSettings) -> web.StreamResponse:
+async def _answer(reply: Reply, voices: Voices, chat: ChatRequest, settings: Settings) -> web.StreamResponse:
     """The answer, in one of its two forms."""
     id = f"chatcmpl-{secrets.token_hex(12)}"  # noqa: A001 - OpenAI's word
     created = int(time.time())  # noqa: TID251 - the wire wants wall-clock seconds
     if chat.stream:
-        shown = await voices.read_within(settings.commit_delay_s)
-        encoder = ChatStream(id=id, created=created, fingerprint=voices.fingerprint(), request=chat)
+        shown = await voices.read_within(settings.server.commit_delay_s)
+        encoder = ChatStream(
+            id=id,
+            created=created,
+            fingerprint=voices.fingerprint(),
+            request=chat,
+            stop_mode=StopMode(settings.tools.stop_mode),
+        )
         return await reply.stream(encoder, shown)
     while await voices.read():
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -66,12 +66,19 @@ class ToolCallAggregator:
 
     `flush` when a text has ended. Nothing that they give is ever changed or taken back. A call that is told twice, in
     the structure and in the text, or again as a whole, is one call. Calls after the first `max_calls` of a choice are
-    left out, and `is_truncated` says so.
+    left out, and `is_truncated` says so. A block that calls anything but `names` (None: any) is text.
     """
 
-    __slots__ = ("_choices", "_max_block_chars", "_max_calls", "_tags")
+    __slots__ = ("_choices", "_max_block_chars", "_max_calls", "_names", "_tags")
 
-    def __init__(self, *, max_calls: int = MAX_CALLS, max_block_chars: int = MAX_BLOCK_CHARS) -> None:
+    def __init__(
+        self,
+        *,
+        max_calls: int = MAX_CALLS,
+        max_block_chars: int = MAX_BLOCK_CHARS,
+        names: Collection[str] | None = None,
+    ) -> None:
+        self._names = names
         self._max_calls = max_calls
         self._max_block_chars = max_block_chars
         self._tags: tuple[str, ...] = (USE_TOOL,)
@@ -94,7 +101,7 @@ class ToolCallAggregator:
             return tuple(self._of(choice).say(delta))
         if isinstance(delta, ToolCall):
             entry = {"id": delta.call_id, "function": {"name": delta.name, "arguments": delta.arguments}}
-            return tuple(self._of(choice).call(_Fragment.read(entry, is_whole=True)))
+            return tuple(self._of(choice).call(_Fragment.read(entry, is_whole=True, is_only=True)))
         return tuple(self._ingest(delta, choice, is_message=False))
 
     def ingest_message(self, message: Mapping[str, Any], *, choice: int = 0, emit: bool = True) -> tuple[Piece, ...]:
@@ -137,7 +144,9 @@ class ToolCallAggregator:
         if number not in self._choices:
             if not 0 <= number < MAX_CHOICES:
                 raise TooLargeError(f"there is no choice {number}")
-            self._choices[number] = _Choice(number, self._max_calls, Scanner(self._tags, self._max_block_chars))
+            self._choices[number] = _Choice(
+                number, self._max_calls, Scanner(self._tags, self._max_block_chars, self._names)
+            )
         return self._choices[number]
 
     def _ingest(self, event: Mapping[str, Any], choice: int, *, is_message: bool) -> Iterator[Piece]:
@@ -176,17 +185,27 @@ class ToolCallAggregator:
 
 
 class _Fragment(msgspec.Struct, frozen=True):
-    """What one entry tells of a call. `keys` are the names under which it may be known."""
+    """What one entry tells of a call. `keys` are the names under which it may be known.
+
+    `is_only`: nothing else tells of it, so what tells another thing under its name is another call.
+    """
 
     id: str
     name: str
     arguments: str
     keys: tuple[str, ...]
     is_whole: bool
+    is_only: bool = False
 
     @classmethod
     def read(
-        cls, entry: Mapping[str, Any], *, is_whole: bool, place: int | None = None, keys: tuple[str, ...] = ()
+        cls,
+        entry: Mapping[str, Any],
+        *,
+        is_whole: bool,
+        is_only: bool = False,
+        place: int | None = None,
+        keys: tuple[str, ...] = (),
     ) -> _Fragment:
         function = entry.get("function")
         function = function if isinstance(function, Mapping) else entry
@@ -198,6 +217,7 @@ class _Fragment(msgspec.Struct, frozen=True):
             arguments=_string(function.get("arguments")),
             keys=(*(f"id {value}" for value in ids), *keys, *((f"{_PLACE}{index}",) if index >= 0 else ())),
             is_whole=is_whole,
+            is_only=is_only,
         )
 
 
@@ -321,7 +341,8 @@ class _Choice:
         known = [key for key in told.keys if key in self._known]
         for key in known:
             if not key.startswith(_PLACE):
-                return self._known[key]
+                found = self._known[key]
+                return None if told.is_only and not found.is_told_by(told.name, told.arguments) else found
         call = self._known[known[0]] if known else None
         if call is not None and told.name and (told.name != call.name or (told.id and call.has_id)):
             return None  # another one in its place: some number every call 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 
 import msgspec
 
@@ -39,14 +39,21 @@ class Scanner:
     """Give it the text as it comes with `feed`, and ask for what it still holds with `flush`.
 
     It holds back what may be the beginning of a block, and nothing else; what it gives is in the order of the text, and
-    does not depend on how the text was cut. Source of the grammar: the predecessor, docs/tool-calls.md.
+    does not depend on how the text was cut. Of anything but `names` (None: any) it takes no block for a call. Source of
+    the grammar: the predecessor, docs/tool-calls.md.
     """
 
-    __slots__ = ("_at", "_literal", "_max_chars", "_out", "_start", "_steps", "_tags", "_text")
+    __slots__ = ("_at", "_literal", "_max_chars", "_names", "_out", "_start", "_steps", "_tags", "_text")
 
-    def __init__(self, tags: Iterable[str] = (USE_TOOL,), max_chars: int = MAX_BLOCK_CHARS) -> None:
+    def __init__(
+        self,
+        tags: Iterable[str] = (USE_TOOL,),
+        max_chars: int = MAX_BLOCK_CHARS,
+        names: Collection[str] | None = None,
+    ) -> None:
         self._tags = tuple(tags)
         self._max_chars = max_chars
+        self._names = names
         self._reset()
 
     def _reset(self) -> None:
@@ -64,6 +71,8 @@ class Scanner:
 
     def feed(self, text: str) -> list[str | Block]:
         """What is sure now that this has come."""
+        if not self._text and "<" not in text:
+            return [text] if text else []
         so_far, self._text = self._text, ""
         so_far += text  # in place: nobody else knows it, so a long block costs no copy per piece
         self._text = so_far
@@ -116,7 +125,7 @@ class Scanner:
         if self._text[self._at] == "{":
             body = yield from self._json(limit)
             call = _call_of(name, body)
-            if call is None:
+            if call is None or not self._is_name(call[0]):
                 raise _NotABlockError(self._at)
             yield from self._run(_SPACE, limit)
             yield from self._expect(f"</{tag}>", limit)
@@ -145,9 +154,12 @@ class Scanner:
             yield from self._run(_NAME_SO_FAR, limit)
             name = self._text[begin : self._at].strip()
             yield from self._expect("</name>", limit)
-        if not _NAME.fullmatch(name):
+        if not self._is_name(name):
             raise _NotABlockError(limit)
         return tag, name
+
+    def _is_name(self, name: str) -> bool:
+        return _NAME.fullmatch(name) is not None and (self._names is None or name in self._names)
 
     def _opening(self, limit: int) -> Generator[None, None, str]:
         while True:

@@ -38,6 +38,7 @@ from service.encode.usage import usage_object
 SCHEMAS = json.loads((Path(__file__).parent / "data" / "chat_schema.json").read_text())["schemas"]
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "null": type(None)}
 USAGE = Usage(100, 40, 7, 20, 5)
+NOW = 1000.0
 MODEL = 'codex-"5"'
 ANSWERS = [finish for finish in Finish if finish is not Finish.INTERRUPTED]
 
@@ -96,7 +97,7 @@ def choice(
 ) -> Choice:
     """One that has ended."""
     made = Choice(terms)
-    made.take(events)
+    made.take(events, NOW)
     made.end(Ended(TurnEnd(finish=finish, usage=usage)))
     return made
 
@@ -357,7 +358,7 @@ def test_without_a_report_usage_is_a_marked_estimate_of_four_characters_a_token(
 
 def test_what_is_shown_is_text_and_calls_in_their_order() -> None:
     made = Choice(held_to(keeps=False))
-    assert made.take([ReasoningDelta("hm"), TextDelta("a"), CALLS[0], TextDelta("b")]) == [
+    assert made.take([ReasoningDelta("hm"), TextDelta("a"), CALLS[0], TextDelta("b")], NOW) == [
         TextDelta("a"),
         CALLS[0],
         TextDelta("b"),
@@ -368,8 +369,8 @@ def test_what_is_shown_is_text_and_calls_in_their_order() -> None:
 
 def test_without_parallel_calls_the_first_is_kept() -> None:
     made = Choice(held_to(tools=Tools((LOOK,), is_parallel=False)))
-    assert made.take(CALLS) == CALLS[:1]
-    assert made.take(CALLS) == []
+    assert made.take(CALLS, NOW) == CALLS[:1]
+    assert made.take(CALLS, NOW) == []
     assert made.calls == CALLS[:1]
     assert call_counts([made]) == (1, True)
 
@@ -394,17 +395,17 @@ def test_an_answer_that_had_to_call_and_did_not_is_an_error() -> None:
 
 def test_a_call_of_a_function_that_was_not_offered_is_an_error() -> None:
     made = Choice(held_to(tools=Tools((LOOK,), withheld=frozenset({"listen"}))))
-    made.take([*CALLS, ToolCall("c", "unheard_of", "{}")])
+    made.take([*CALLS, ToolCall("c", "unheard_of", "{}")], NOW)
     with pytest.raises(ApiError) as caught:
-        made.take([ToolCall("c", "listen", "{}")])
+        made.take([ToolCall("c", "listen", "{}")], NOW)
     assert caught.value.code == "tool_choice_not_followed"
 
 
 def test_text_before_a_call_stays_before_it_and_a_call_after_the_end_is_none() -> None:
     made = Choice(held_to(stop=("END",), max_tokens=3))
-    assert made.take([TextDelta("EN"), CALLS[0], TextDelta("Do")]) == [TextDelta("EN"), CALLS[0], TextDelta("Do")]
+    assert made.take([TextDelta("EN"), CALLS[0], TextDelta("Do")], NOW) == [TextDelta("EN"), CALLS[0], TextDelta("Do")]
     assert not made.is_full
-    assert made.take([TextDelta(" it EN"), CALLS[1]]) == [TextDelta(" it")]
+    assert made.take([TextDelta(" it EN"), CALLS[1]], NOW) == [TextDelta(" it")]
     assert made.is_full
     assert made.end(Ended(TurnEnd(finish=Finish.INTERRUPTED))) == []
     assert (made.call_count, made.finish) == (1, "length")
@@ -412,7 +413,7 @@ def test_text_before_a_call_stays_before_it_and_a_call_after_the_end_is_none() -
 
 def test_a_turn_that_failed_after_a_call_is_no_answer() -> None:
     made = Choice(TERMS)
-    made.take(CALLS)
+    made.take(CALLS, NOW)
     with pytest.raises(ApiError) as caught:
         made.end(Ended(TurnEnd(fault=Fault(FaultKind.WORKER_LOST, "it was killed"))))
     assert caught.value.code == "worker_lost"

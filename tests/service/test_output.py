@@ -78,11 +78,12 @@ def test_an_object_of_any_kind_is_asked_for() -> None:
 
 def judged(text: str, output: Output, finish: Finish = Finish.STOP, **fields: Any) -> Choice:
     choice = Choice(Terms(output=output, **fields))
-    choice.take([TextDelta(text[:3]), TextDelta(text[3:])])
+    choice.take([TextDelta(text[:3]), TextDelta(text[3:])], NOW)
     choice.end(Ended(TurnEnd(finish=finish)))
     return choice
 
 
+NOW = 1000.0
 OBJECT, ANY = Output(check="object"), Output(check="json")
 
 
@@ -112,6 +113,6 @@ def test_an_answer_that_was_cut_off_cannot_be_whole() -> None:
 
 def test_a_call_need_not_be_in_a_form() -> None:
     choice = Choice(Terms(output=OBJECT))
-    choice.take([ToolCall("c", "look", "{}")])
+    choice.take([ToolCall("c", "look", "{}")], NOW)
     choice.end(Ended(TurnEnd(finish=Finish.TOOL_CALLS)))
     assert choice.finish == "tool_calls"
