@@ -193,6 +193,37 @@ def test_the_stream_helper_puts_calls_together_and_reads_their_arguments(client:
     assert final.choices[0].finish_reason == "tool_calls"
 
 
+BLOCK = "<use_tool>\n  <name>readNote</name>\n  <notePath>Projects/plan.md</notePath>\n</use_tool>"
+WEATHER_BLOCK = "<use_tool>\n  <name>Weather</name>\n  <city>Rome</city>\n  <days>3</days>\n</use_tool>"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_calls_of_both_kinds_are_blocks_for_who_reads_them(client: OpenAI, *, stream: bool) -> None:
+    prompt = user(BLOCK + " then " + script(echo=True, chunk_size=7, tool_calls=CALLING[1:]))
+    asked: dict[str, Any] = {"model": MODEL, "messages": prompt, "tools": [WEATHER]}
+    asked["extra_headers"] = {"x-proxy-output-mode": "obsidian-xml"}
+    if stream:
+        with client.chat.completions.stream(**asked) as events:
+            choice: Any = events.get_final_completion().choices[0]
+            headers = events._response.headers
+    else:
+        answer = client.chat.completions.with_raw_response.create(**asked)
+        choice, headers = answer.parse().choices[0], answer.headers
+        assert headers["x-codex-tool-call-count"] == "2"
+    assert headers["x-proxy-output-mode"] == "obsidian-xml"
+    assert choice.message.content == f"{BLOCK} then{WEATHER_BLOCK}"
+    assert [(call.id, call.function.name, call.function.arguments) for call in choice.message.tool_calls] == [
+        ("tool_0_0", "readNote", '{"notePath": "Projects/plan.md"}'),
+        ("call_b", "Weather", '{"city": "Rome",  "days": 3}'),
+    ]
+    assert choice.finish_reason == "tool_calls"
+
+
+def test_a_block_is_text_for_who_knows_nothing_of_blocks(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=user(BLOCK + script(echo=True, chunk_size=7)))
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (BLOCK, "stop")
+
+
 def test_parsed_arguments_are_the_callers_own_types(client: OpenAI) -> None:
     answer = client.chat.completions.parse(model=MODEL, messages=user(script(tool_calls=CALLING[1:])), tools=[WEATHER])
     (call,) = answer.choices[0].message.tool_calls or []

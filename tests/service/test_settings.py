@@ -21,6 +21,7 @@ from pool.profile import Credentials
 from pool.turn import TurnLimits
 from scheduler.model import QueuePolicy
 from service.settings import Settings, load, profiles, queue_policies, refuse_weak_key
+from service.toolcalls.controls import Controls
 
 KEY = "a-key-that-is-strong-enough-0123456789"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
@@ -116,11 +117,37 @@ def test_nothing_is_read_from_the_process_behind_our_back(monkeypatch: pytest.Mo
             lambda settings: settings.server.cors_origins == ("https://a.example", "app://obsidian.md"),
         ),
         ("PROXY_API_KEY", KEY, lambda settings: settings.key_hashes() == {"default": bytes.fromhex(HASH)}),
+        ("PROXY_OUTPUT_MODE", "obsidian_xml", lambda settings: settings.tools.mode == "obsidian-xml"),
+        ("PROXY_OUTPUT_MODE", "openai", lambda settings: settings.tools.mode == "openai-json"),
+        ("PROXY_STOP_AFTER_TOOLS", "true", lambda settings: settings.tools.controls.stops),
+        ("PROXY_STOP_AFTER_TOOLS_MODE", "first", lambda settings: settings.tools.controls.mode == "first"),
+        ("PROXY_STOP_AFTER_TOOLS_GRACE_MS", "250", lambda settings: settings.tools.controls.grace_s == 0.25),
+        ("PROXY_SUPPRESS_TAIL_AFTER_TOOLS", "1", lambda settings: settings.tools.controls.drops_tail),
+        ("PROXY_TOOL_BLOCK_MAX", "2", lambda settings: settings.tools.controls.max_calls == 2),
+        ("PROXY_TOOL_BLOCK_DEDUP", "yes", lambda settings: settings.tools.controls.drops_equal),
+        ("PROXY_TOOL_BLOCK_DELIMITER", "true", lambda settings: settings.tools.controls.delimiter == "\n\n"),
+        ("PROXY_TOOL_BLOCK_DELIMITER", r"\n--\n", lambda settings: settings.tools.controls.delimiter == "\n--\n"),
+        ("PROXY_TOOL_BLOCK_DELIMITER", "", lambda settings: settings.tools.controls == Controls()),
         ("PROXY_USE_APP_SERVER", "true", lambda settings: settings == load(None, {})),
     ],
 )
 def test_a_name_of_the_predecessor_means_what_it_meant(name: str, value: str, read: Callable[[Settings], bool]) -> None:
     assert read(load(None, {name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROXY_OUTPUT_MODE", "yaml"),
+        ("PROXY_STOP_AFTER_TOOLS_MODE", "last"),
+        ("PROXY_STOP_AFTER_TOOLS_GRACE_MS", "soon"),
+        ("PROXY_STOP_AFTER_TOOLS_GRACE_MS", "-1"),
+        ("PROXY_TOOL_BLOCK_MAX", "129"),
+        ("PROXY_TOOL_BLOCK_DELIMITER", "-" * 65),
+    ],
+)
+def test_a_value_that_the_predecessor_would_have_ignored_is_refused(name: str, value: str) -> None:
+    assert refusal(None, {name: value}).startswith("environment: tools.")
 
 
 def test_our_own_name_wins_over_the_predecessors() -> None:

@@ -229,3 +229,15 @@ def test_a_text_that_is_made_to_be_hard_takes_time_in_proportion_to_its_length(u
     began = time.process_time()
     assert scanned([text], max_chars=1 << 20) == [text]
     assert time.process_time() - began < 10
+
+
+def test_a_block_that_calls_anything_but_these_is_text_as_soon_as_that_is_known() -> None:
+    scanner = Scanner(names={"look"})
+    assert scanner.feed("<use_tool>\n<name>loo") == []
+    assert scanner.feed("k</name></use_tool>") == [
+        Block("look", "{}", "<use_tool>\n<name>look</name></use_tool>"),
+    ]
+    assert "".join(map(str, scanner.feed("<use_tool><name>listen</name>"))) == "<use_tool><name>listen</name>"
+    assert scanner.held == ""
+    in_json = '<use_tool>{"name": "listen"}</use_tool>'
+    assert "".join(map(str, scanner.feed(in_json))) + scanner.flush() == in_json
