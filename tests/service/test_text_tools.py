@@ -194,8 +194,9 @@ def test_a_stop_sequence_is_looked_for_in_the_text_and_not_in_the_blocks(stop: s
 
 
 def test_blocks_are_never_cut_and_do_not_count_as_text() -> None:
-    choice, _ = answered(said(f"12{BLOCK}345"), Terms(keeps=True, mode=OBSIDIAN.mode, max_tokens=1))
-    assert (choice.text, choice.finish) == (f"12{BLOCK}34", "length")
+    terms = Terms(keeps=True, mode=OBSIDIAN.mode, max_tokens=2)
+    choice, _ = answered(said(f"one{BLOCK} two three"), terms)
+    assert (choice.text, choice.finish) == (f"one{BLOCK} two", "length")
 
 
 @pytest.mark.parametrize("cut", [{"stop": ("END",)}, {"max_tokens": 1}])
