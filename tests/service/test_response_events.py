@@ -76,7 +76,7 @@ def choice(
     request: ResponsesRequest, *, finish: Finish = Finish.STOP, usage: Usage | None = USAGE, said: Sequence[Piece] = ()
 ) -> Choice:
     made = Choice(Terms.of(request, keeps=False, shows_reasoning=True))
-    made.take(said)
+    made.take(said, 1000.0)
     made.end(Ended(TurnEnd(finish=finish, usage=usage)))
     return made
 
