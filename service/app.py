@@ -9,7 +9,7 @@ from aiohttp import web
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
 from service import __version__
-from service.handlers import chat, models, ops
+from service.handlers import chat, models, ops, responses
 from service.middleware import expect, observe, sign
 from service.observability import Observability
 from service.settings import Settings, profiles, queue_policies
@@ -40,6 +40,8 @@ def application(service: Service) -> web.Application:
     routes = [
         web.post("/v1/chat/completions", chat.create, expect_handler=expect),
         web.head("/v1/chat/completions", chat.head, expect_handler=expect),
+        web.post("/v1/responses", responses.create, expect_handler=expect),
+        web.head("/v1/responses", chat.head, expect_handler=expect),
         web.get("/v1/models", models.list_models, expect_handler=expect),
         web.get("/v1/models/", models.list_models, expect_handler=expect),
         web.get("/v1/models/{id}", models.get_model, expect_handler=expect),

@@ -49,6 +49,7 @@ class Choice:
         "_reads_blocks",
         "_terms",
         "_texts",
+        "_thought_chars",
         "call_count",
         "calls",
         "finish",
@@ -62,6 +63,7 @@ class Choice:
         self._texts: list[str] = []
         self._chars = 0
         self._call_chars = 0
+        self._thought_chars = 0
         self._block_chars = 0
         self._reads_blocks = terms.reads_blocks
         self._calls: ToolCallAggregator | None = None
@@ -83,7 +85,9 @@ class Choice:
     @property
     def kept_chars(self) -> int:
         """How much of it is kept."""
-        return self._chars + self._call_chars + self._block_chars if self._keeps else 0
+        if not self._keeps:
+            return 0
+        return self._chars + self._call_chars + self._block_chars + self._thought_chars
 
     @property
     def is_truncated(self) -> bool:
@@ -115,6 +119,7 @@ class Choice:
             elif self._terms.shows_reasoning:
                 self._flush(shown)
                 if not self.is_full:
+                    self._thought_chars += len(event.text if isinstance(event, ReasoningDelta) else event.encrypted)
                     shown.append(event)
         return shown
 

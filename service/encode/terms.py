@@ -15,8 +15,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What each choice of an answer must be, and where it ends.
 
     It ends before the first of `stop`, and after `max_tokens` at most. `keeps`: its text and calls are needed once more
-    when it has ended. `prompt_chars` is what an estimate of tokens goes by. `mode` (never AUTO) is in what form its
-    calls are told, and `controls` how many of them.
+    when it has ended. `prompt_chars` is what an estimate of tokens goes by. Reasoning is shown where `shows_reasoning`.
+    `mode` (never AUTO) is in what form its calls are told, and `controls` how many of them.
     """
 
     tools: Tools = Tools()

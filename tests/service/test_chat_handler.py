@@ -480,7 +480,7 @@ async def test_a_bug_before_the_first_byte_is_a_500_that_tells_nothing(
 
     async with running_service(tmp_path, bugs=1) as api:
         with monkeypatch.context() as patch:
-            patch.setattr("service.handlers.chat.to_turn", broken)
+            patch.setattr("service.handlers.exchange.to_turn", broken)
             answer: Answer = await api.chat(stream=stream)
         assert (answer.status, answer.code) == (500, "internal_error")
         assert answer.error == {

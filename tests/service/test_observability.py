@@ -142,7 +142,7 @@ async def test_a_bugs_message_is_not_logged_for_it_may_quote_a_prompt(
 
     async with running_service(tmp_path, bugs=2) as api:
         with monkeypatch.context() as patch:
-            patch.setattr("service.handlers.chat.to_turn", broken)
+            patch.setattr("service.handlers.exchange.to_turn", broken)
             assert (await api.chat()).status == 500
         with monkeypatch.context() as patch:
             patch.setattr("service.encode.sse.ChatStream.finish", broken)
