@@ -5,10 +5,10 @@ weight of the tenant and of the job's class, and the tenant with the smallest co
 less urgent is dearer, and nobody gains by labels. Which of its classes a tenant's turn is given to goes by counters of
 the same kind within the tenant; within a class it is first in, first out. What a turn will cost is guessed when it
 starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served,
-less a `credit` at most: what it left of its share lately. No more than that is saved up. Those who are below the level
-for that are served before all others, and among themselves in the order in which their jobs came: whoever keeps to its
-share does not wait for rounds of those who ask for too much. What is taken while nobody waits raises the level by as
-much: it was there for everybody. Source: the "virtual token counter" of Sheng et al.,
+less a `credit` at most: what it left of its share lately. No more than that is saved up. Until they have used it, those
+who return with credit are served before all others, and among themselves in the order in which their jobs came: whoever
+keeps to its share does not wait for rounds of those who ask for too much. A turn that ends while nobody waits raises
+the level by what it cost: it was there for everybody. Source: the "virtual token counter" of Sheng et al.,
 "Fairness in Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ
 by twice the largest cost of one job, and the credit, at most.
 """
@@ -70,6 +70,7 @@ class _Tenant(msgspec.Struct, eq=False):
     """Its flows in which somebody waits."""
     weight: float = 0.0
     """Its part in the sum of those who wait: as it is served class by class, the mean of its classes' weights."""
+    has_credit: bool = False
     entry: int = 0
     """The number of its valid entry in the order; older ones are stale. 0: it waits for nothing, or is at its cap."""
 
@@ -205,6 +206,7 @@ class Backlog:
         if tenant.waiting == 1:
             self._busy += 1
             tenant.served = max(tenant.served, self._level - self.credit)
+            tenant.has_credit = tenant.served < self._level
             self._enter(tenant)
 
     def take(self, ticket: int) -> None:
@@ -220,9 +222,8 @@ class Backlog:
         tokens = place.cost / place.weight
         flow.served += tokens
         tenant.served += tokens
-        if not self._flows:
-            self._level += tokens
         if tenant.waiting:
+            tenant.has_credit = tenant.has_credit and tenant.served < self._level
             self._entries += 1
             tenant.entry = self._entries
             heapq.heapreplace(self._order, (self._rank(tenant), tenant.entry, tenant))
@@ -237,6 +238,7 @@ class Backlog:
         before = flow.served - tokens, tenant.served - tokens
         self.push(ticket, place)
         flow.served, tenant.served = before  # it has not been away
+        tenant.has_credit = tenant.has_credit or (tenant.waiting == 1 and tenant.served < self._level)
         tenant.running -= 1
         earlier = list(takewhile(lambda each: each < ticket, flow.waiting))
         for each in (ticket, *reversed(earlier)):
@@ -250,7 +252,7 @@ class Backlog:
         flow = self._flows[ticket]
         tenant = flow.tenant
         self._take_out(ticket, flow)
-        if tenant.entry and tenant.served < self._level:
+        if tenant.entry and tenant.has_credit:
             self._enter(tenant)
         self._rest(tenant)
 
@@ -259,7 +261,10 @@ class Backlog:
         self._flow(place).tenant.running += 1
 
     def vacate(self, place: Place, tokens: float = 0.0, now: float = 0.0) -> None:
-        """A turn is over, which cost so many tokens more than was guessed; its tenant may have another."""
+        """A turn is over, which cost so many tokens more than was guessed; its tenant may have another.
+
+        What it cost less than that is given back, and is no credit for one who waits.
+        """
         flow = self._flow(place)
         tenant = flow.tenant
         if place.seats is not None and tenant.running >= place.seats:
@@ -268,6 +273,8 @@ class Backlog:
         if tokens:
             flow.served += tokens / place.weight
             tenant.served += tokens / place.weight
+        if not self._flows:
+            self._level += (place.cost + tokens) / place.weight
         if tenant.waiting and (tokens or not tenant.entry):
             self._enter(tenant)
         self._rest(tenant)
@@ -328,10 +335,8 @@ class Backlog:
             heapq.heapify(self._order)
 
     def _rank(self, tenant: _Tenant) -> float:
-        """The smallest goes next. Who is above the level stays there: it rises no higher than who goes next."""
-        if tenant.served >= self._level:
-            return tenant.served
-        return IN_CREDIT + next(iter(tenant.next().waiting))
+        """The smallest goes next."""
+        return IN_CREDIT + next(iter(tenant.next().waiting)) if tenant.has_credit else tenant.served
 
     def _waiting_flows(self) -> list[_Flow]:
         return [flow for tenant in self._tenants.values() for flow in tenant.busy]

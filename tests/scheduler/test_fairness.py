@@ -106,6 +106,14 @@ def test_when_the_first_job_of_one_in_credit_is_withdrawn_the_next_has_its_own_p
     assert popped(backlog, 3) == [501, 502, 150]
 
 
+def test_what_turns_cost_less_than_was_guessed_is_no_credit_for_one_who_waits() -> None:
+    backlog = shared(30.0, "rested")
+    for _ in range(8):
+        backlog.vacate(Place("busy", cost=10.0), -9.0)
+    queue(backlog, "rested", range(500, 510))
+    assert popped(backlog, 3) == [500, 501, 502]
+
+
 def test_who_was_never_seen_has_no_credit() -> None:
     backlog = shared(30.0)
     queue(backlog, "new", range(500, 520))
@@ -120,6 +128,7 @@ def test_what_nobody_waited_for_is_nobodys_debt() -> None:
     for number in range(10, 20):
         queue(backlog, "alone", range(number, number + 1))
         popped(backlog, 1)
+        backlog.vacate(Place("alone", cost=10.0))
     queue(backlog, "alone", range(100, 110))
     queue(backlog, "new", range(200, 210))
     queue(backlog, "rests", range(300, 310))
