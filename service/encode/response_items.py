@@ -16,6 +16,11 @@ IN_PROGRESS, COMPLETED, INCOMPLETE = b"in_progress", b"completed", b"incomplete"
 
 _PART = b'{"type":"output_text","annotations":[],"logprobs":[],"text":%b}'
 _MESSAGE = b'{"id":%b,"type":"message","status":"%b","role":"assistant","content":[%b]}'
+_TEXT_DELTA = (
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%d%b'
+    b',"delta":%b,"logprobs":[]}\n\n'
+)
+"""The one event of which there are many."""
 _SUMMARY = b'{"type":"summary_text","text":%b}'
 
 
@@ -34,7 +39,7 @@ class Event:
 
 ITEM_ADDED, ITEM_DONE = Event("response.output_item.added"), Event("response.output_item.done")
 PART_ADDED, PART_DONE = Event("response.content_part.added"), Event("response.content_part.done")
-TEXT_DELTA, TEXT_DONE = Event("response.output_text.delta"), Event("response.output_text.done")
+TEXT_DONE = Event("response.output_text.done")
 CALL_DELTA = Event("response.function_call_arguments.delta")
 CALL_DONE = Event("response.function_call_arguments.done")
 INPUT_DELTA = Event("response.custom_tool_call_input.delta")
@@ -51,7 +56,6 @@ class _Message:
     def __init__(self, item_id: bytes, index: int) -> None:
         self.id = item_id
         self.at = b',"item_id":%b,"output_index":%d,"content_index":0' % (item_id, index)
-        self.delta = self.at + b',"delta":'
         self.texts: list[str] = []
 
 
@@ -97,9 +101,10 @@ class OutputItems:
     def grow(self, pieces: Iterable[Piece]) -> list[bytes]:
         """The next pieces."""
         for piece in pieces:
+            if isinstance(piece, TextDelta):
+                self._text(piece.text)
+                continue
             match piece:
-                case TextDelta():
-                    self._text(piece.text)
                 case ReasoningDelta():
                     self._summary(piece)
                 case Reasoning():
@@ -164,7 +169,8 @@ class OutputItems:
             self._emit(PART_ADDED, message.at, b',"part":', _PART % b'""')
         message.texts.append(text)
         self.chars += len(text)
-        self._emit(TEXT_DELTA, message.delta, _json(text), b',"logprobs":[]')
+        self._out.append(_TEXT_DELTA % (self.number, message.at, _json(text)))
+        self.number += 1
 
     def _close_message(self, message: _Message, status: bytes) -> None:
         text = _json("".join(message.texts))
