@@ -26,6 +26,8 @@ lock: .venv/dev ## new lock files from pyproject.toml
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--extra cli --extra build --extra dev --extra loadtest --constraints requirements/run.lock \
 		pyproject.toml --output-file requirements/dev.lock
+	printf 'litellm\nmcp\n' | .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate - --output-file requirements/litellm.lock
 
 clean:
 	rm -rf .venv .run

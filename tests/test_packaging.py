@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ["run.lock", "dev.lock"]
+LOCKS = ["run.lock", "dev.lock", "litellm.lock"]
 
 
 def pins(name: str) -> dict[str, str]:

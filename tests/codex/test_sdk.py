@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -18,57 +12,15 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionFunctionToolPar
 from pydantic import BaseModel, Field
 
 from tests.support.pools import script
-
-KEY = "sk-a-key-for-tests-0123456789abcdef"
-MODEL = "codex-5"
-
-
-@contextmanager
-def child(*argv: str, env: dict[str, str], stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A child process that is gone afterwards."""
-    with subprocess.Popen(
-        [sys.executable, "-m", *argv],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env=env,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            assert process.wait(20) in (0, -15)
+from tests.support.services import KEY
+from tests.support.serving import MODEL, serving_cli
 
 
 @pytest.fixture(scope="module")
 def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a service on the real CLI and a stand-in model."""
-    folder = tmp_path_factory.mktemp("service")
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
-    with child("loadtest.model_standin", "--exit-with-stdin", env=environment) as model:
-        assert model.stdout is not None
-        provider = model.stdout.readline().split()[-1]
-        config = folder / "service.toml"
-        config.write_text(
-            f'state_dir = "{folder / "state"}"\n[server]\nport = 0\n[profiles.default]\n'
-            f'base_url = "{provider}"\nanonymous = true\nworkers = 2\n'
-        )
-        environment["CODEX_COMPLETIONS_API_KEY"] = KEY
-        errors = (folder / "log").open("w")
-        with errors, child("service", "--config", str(config), "serve", env=environment, stderr=errors.fileno()):
-            yield _url(folder / "log") + "/v1"
-
-
-def _url(log: Path) -> str:
-    """Where the service listens, from its log."""
-    with log.open() as lines:
-        for _ in range(200):
-            found = re.search(r'"url":"([^"]+)"', lines.read())
-            if found:
-                return found[1]
-            time.sleep(0.05)
-    raise AssertionError(log.read_text())
+    with serving_cli(tmp_path_factory.mktemp("service")) as served:
+        yield served.base_url
 
 
 @pytest.fixture
