@@ -22,6 +22,8 @@ from tests.support.services import AUTHORIZED, JSON_BODY, KEY, WAIT_S, Answer, J
 
 ENVIRON = {"PATH": "/usr/bin:/bin"}
 MODEL = "codex-5"
+RARELY: Json = {"max_turns": 10**9}
+"""However long a test is, its workers are those that it began with."""
 
 
 class Served(NamedTuple):
@@ -118,7 +120,8 @@ def serving_fakes(folder: Path, **tables: Any) -> Iterator[Served]:
 
     The model `narrow` has a single seat and room for one who waits, `short` takes hardly any prompt.
     """
-    worker = {"codex_bin": str(write_launcher(folder / "codex")), "anonymous": True, "workers": 1, "probation_s": 0}
+    worker: Json = {"codex_bin": str(write_launcher(folder / "codex")), "anonymous": True, "workers": 1}
+    worker |= {"probation_s": 0, "retire": RARELY}
     profiles = {"default": worker | {"slots": 8}, "narrow": worker | {"slots": 1, "queue_max": 1}}
     models: Json = {MODEL: {}, "narrow": {"profile": "narrow"}, "short": {"max_prompt_chars": 1}}
     with serving(folder, profiles, models=models, **tables) as served:
@@ -131,7 +134,8 @@ def serving_cli(folder: Path) -> Iterator[Served]:
     with child("loadtest.model_standin", "--exit-with-stdin", env=ENVIRON | {"HOME": str(folder)}) as model:
         assert model.stdout is not None
         provider = model.stdout.readline().split()[-1]
-        with serving(folder, {"default": {"base_url": provider, "anonymous": True, "workers": 2}}) as served:
+        worker: Json = {"base_url": provider, "anonymous": True, "workers": 2, "retire": RARELY}
+        with serving(folder, {"default": worker}) as served:
             yield served
 
 
