@@ -50,9 +50,11 @@ class Served(NamedTuple):
 
     def chat(self, prompt: str = "Hello.", **fields: Any) -> Answer:
         """A chat completion with the key."""
-        return self.call(
-            "POST", "/v1/chat/completions", json.dumps(body(prompt, **fields)).encode(), **AUTHORIZED, **JSON_BODY
-        )
+        return self.post(json.dumps(body(prompt, **fields)).encode())
+
+    def post(self, data: bytes) -> Answer:
+        """Some body to the chat completions, with the key."""
+        return self.call("POST", "/v1/chat/completions", data, **AUTHORIZED, **JSON_BODY)
 
     def metric(self, name: str) -> float:
         """A metric's sum over all its labels."""
@@ -109,9 +111,11 @@ def serving(folder: Path, profiles: dict[str, Json], **tables: Any) -> Iterator[
     environ = ENVIRON | {"HOME": str(folder)}
     with (
         log.open("w") as errors,
-        child("service", "--config", str(config), "serve", env=environ, stderr=errors.fileno()),
+        child("service", "--config", str(config), "serve", env=environ, stderr=errors.fileno()) as process,
     ):
-        yield Served(_url(log))
+        wait_until(lambda: process.poll() is not None or '"service.started"' in log.read_text())
+        assert process.poll() is None, log.read_text()
+        yield Served(re.findall(r'"url":"([^"]+)"', log.read_text())[0])
 
 
 @contextmanager
@@ -122,7 +126,10 @@ def serving_fakes(folder: Path, **tables: Any) -> Iterator[Served]:
     """
     worker: Json = {"codex_bin": str(write_launcher(folder / "codex")), "anonymous": True, "workers": 1}
     worker |= {"probation_s": 0, "retire": RARELY}
-    profiles = {"default": worker | {"slots": 8}, "narrow": worker | {"slots": 1, "queue_max": 1}}
+    profiles = {
+        "default": worker | {"workers": 2, "slots": 8, "queue_max": 128},
+        "narrow": worker | {"slots": 1, "queue_max": 1},
+    }
     models: Json = {MODEL: {}, "narrow": {"profile": "narrow"}, "short": {"max_prompt_chars": 1}}
     with serving(folder, profiles, models=models, **tables) as served:
         yield served
@@ -137,9 +144,3 @@ def serving_cli(folder: Path) -> Iterator[Served]:
         worker: Json = {"base_url": provider, "anonymous": True, "workers": 2, "retire": RARELY}
         with serving(folder, {"default": worker}) as served:
             yield served
-
-
-def _url(log: Path) -> str:
-    """Where the service listens, from its log."""
-    wait_until(lambda: '"service.started"' in log.read_text())
-    return str(re.findall(r'"url":"([^"]+)"', log.read_text())[0])
