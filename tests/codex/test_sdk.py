@@ -221,7 +221,7 @@ def test_several_choices(client: OpenAI) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "text", "finish"),
-    [({"stop": ["k ti"]}, "tic", "stop"), ({"max_completion_tokens": 2}, "tick tic", "length")],
+    [({"stop": ["k ti"]}, "tic", "stop"), ({"max_completion_tokens": 2}, "tick tick", "length")],
 )
 def test_an_answer_ends_where_it_was_to_end(client: OpenAI, fields: dict[str, Any], text: str, finish: str) -> None:
     prompt = user(script(chunks=["tick "], repeat=10_000, interval_s=0.01))
