@@ -30,7 +30,7 @@ class Choice:
     """Give it all events of one turn with `take`, and the outcome with `end`; then `finish` says why it ended.
 
     `is_full` once it needs nothing more of its turn, which may as well be interrupted. Until then it may be so at
-    `full_at`, a monotonic instant: `tick` when nothing has come by then. `text` and `calls` are the answer, where it is
+    `full_at`, a monotonic instant: `take` when nothing has come by then. `text` and `calls` are the answer, where it is
     needed once more: by the terms, or because it is checked. `call_count` and `is_truncated` (calls were left out) are
     told in any case.
 
@@ -102,10 +102,11 @@ class Choice:
     @property
     def full_at(self) -> float | None:
         """When it will be full if nothing comes; None when it is, or will not be."""
-        return None if self.is_full else self._gate.full_at
+        full_at = self._gate.full_at
+        return None if full_at is None or self.is_full else full_at
 
     def take(self, events: Iterable[TurnEvent], now: float) -> list[Piece]:
-        """What is shown of the next events.
+        """What is shown of the next events, which are all that has come by `now`.
 
         Raises:
             ApiError: a function was called that must not be, or calls are too long.
@@ -121,12 +122,9 @@ class Choice:
                 if not self.is_full:
                     self._thought_chars += len(event.text if isinstance(event, ReasoningDelta) else event.encrypted)
                     shown.append(event)
-        return shown
-
-    def tick(self, now: float) -> None:
-        """All that has come was taken."""
         if self._gate.full_at is not None and not self.is_full:
             self._gate.tick(now)
+        return shown
 
     def end(self, outcome: Outcome) -> list[Piece]:
         """What is shown last. Nothing more will come.
@@ -170,7 +168,7 @@ class Choice:
     def _say(self, piece: TextDelta, shown: list[Piece]) -> None:
         if self._cut is not None and not self._gate.is_full:
             piece = TextDelta(self._cut.feed(piece.text))
-        if self._gate.say(piece):
+        if not self.call_count or self._gate.say(piece):  # only text after a call is in question
             self._show_text(piece, shown)
 
     def _call(self, call: ToolCall, now: float, shown: list[Piece]) -> None:

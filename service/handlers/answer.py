@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
@@ -46,23 +47,7 @@ class _Voice:
         if not events and self.ticket.outcome is not None:
             self.is_over = True
             return self.choice.end(self.ticket.outcome)
-        pieces = self.choice.take(events, now)
-        self.choice.tick(now)
-        return pieces
-
-
-async def _news(voices: Sequence[_Voice]) -> None:
-    """Wait until one of them has news, or will have no more of it."""
-    tickets = [voice.ticket for voice in voices]
-    ends = [full_at for voice in voices if (full_at := voice.choice.full_at) is not None]
-    if not ends:
-        await news(tickets)
-        return
-    try:
-        async with asyncio.timeout_at(min(ends)):
-            await news(tickets)
-    except TimeoutError:
-        pass
+        return self.choice.take(events, now)
 
 
 Shown = list[tuple[int, list[Piece]]]
@@ -75,6 +60,7 @@ class Voices:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._voices: list[_Voice] = []
+        self._clock = asyncio.get_running_loop().time
         self._began_at = time.perf_counter()
         self._first_text_s: float | None = None
 
@@ -96,8 +82,10 @@ class Voices:
             ApiError: one of them failed, and the answer with it.
         """
         while speaking := [voice for voice in self._voices if not voice.is_over]:
-            await _news(speaking)
-            now = asyncio.get_running_loop().time()
+            tickets = [voice.ticket for voice in speaking]
+            ends = [full_at for voice in speaking if (full_at := voice.choice.full_at) is not None]
+            await (_news_until(min(ends), tickets) if ends else news(tickets))
+            now = self._clock()
             shown = [(voice.index, pieces) for voice in speaking if (pieces := self._advance(voice, now))]
             if sum(voice.choice.kept_chars for voice in self._voices) > MAX_ANSWER_CHARS:
                 raise too_long()
@@ -159,6 +147,13 @@ class Voices:
         if self._first_text_s is None:
             self._first_text_s = time.perf_counter() - self._began_at
             self._service.observability.first_text(ticket.job.profile, self._first_text_s)
+
+
+async def _news_until(full_at: float, tickets: Sequence[Ticket]) -> None:
+    """Wait until one of the tickets has news, or until then."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(full_at):
+            await news(tickets)
 
 
 class Encoder(Protocol):

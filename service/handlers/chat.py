@@ -13,7 +13,6 @@ from service.encode.sse import ChatStream
 from service.handlers.asking import read_asked
 from service.handlers.exchange import Exchange
 from service.state import SERVICE
-from service.toolcalls.controls import StopMode
 
 MAX_CHOICES = 5
 
@@ -54,7 +53,7 @@ async def _answer(exchange: Exchange, chat: ChatRequest) -> web.StreamResponse:
             created=created,
             fingerprint=voices.fingerprint(),
             request=chat,
-            stop_mode=StopMode(settings.tools.stop_mode),
+            stop_mode=settings.tools.controls.mode,
         )
         return await exchange.reply.stream(encoder, shown)
     while await voices.read():

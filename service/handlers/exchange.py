@@ -47,7 +47,7 @@ class Exchange:
         self._service = request.app[SERVICE]
         self._tenant = tenant
         mode = output_mode(asked.mode or tools.mode, request.headers, question.messages)
-        request[HEADERS] = {MODE_HEADER: str(mode), STOP_MODE_HEADER: str(tools.stop_mode)}
+        request[HEADERS] = {MODE_HEADER: str(mode), STOP_MODE_HEADER: tools.stop_mode}
         self._terms = Terms.of(
             question, keeps=keeps, shows_reasoning=shows_reasoning, mode=mode, controls=tools.controls
         )

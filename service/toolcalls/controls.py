@@ -75,7 +75,7 @@ class Gate:
             return False
         if not (self._controls.drops_tail and self.call_count):
             return True
-        if self._tail_chars + len(piece.text) <= MAX_TAIL_CHARS:
+        if piece.text and self._tail_chars + len(piece.text) <= MAX_TAIL_CHARS:
             self._tail.append(piece)
             self._tail_chars += len(piece.text)
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -46,12 +47,12 @@ class ToolSettings(BaseModel):
         "", description="What is written between two blocks; `true` is an empty line, `\\n` a new line."
     )
 
-    @property
+    @cached_property
     def mode(self) -> OutputMode:
         """What answers are told as, unless a request says otherwise."""
         return OutputMode(self.output_mode)
 
-    @property
+    @cached_property
     def controls(self) -> Controls:
         """The same, as the core knows it."""
         return Controls(

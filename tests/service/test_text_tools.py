@@ -49,7 +49,6 @@ def answered(events: Sequence[TurnEvent], terms: Terms) -> tuple[Choice, list[Pi
     shown: list[Piece] = []
     for event in events:
         shown += choice.take([event], NOW)
-        choice.tick(NOW)
     return choice, shown + choice.end(DONE)
 
 

@@ -106,6 +106,14 @@ def test_no_more_than_so_much_text_is_kept_for_a_call_that_may_come() -> None:
     assert shown(gate, call("f"), "x" * MAX_TAIL_CHARS, "more", call("g", 1)) == ["f", "x" * MAX_TAIL_CHARS, "g"]
 
 
+def test_empty_pieces_take_no_memory() -> None:
+    gate = Gate(Controls(drops_tail=True))
+    shown(gate, call("f"), *[""] * 100, "tail", call("g", 1))
+    assert gate.call(call("h", 2), 0.0) == [call("h", 2)]
+    shown(gate, *[""] * 100)
+    assert gate._tail == []
+
+
 def test_equal_calls_are_shown_once() -> None:
     gate = Gate(Controls(drops_equal=True, max_calls=2))
     assert shown(gate, call("f", 0), call("f", 1), call("g", 2), call("f", 3)) == ["f", "g"]
