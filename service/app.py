@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import assert_never
 
 from aiohttp import web
 
@@ -14,6 +15,10 @@ from service.middleware import expect, observe, sign
 from service.observability import Observability
 from service.settings import Settings, profiles, queue_policies
 from service.state import SERVICE, Configuration, Service
+from service.store.memory import MemoryStore
+from service.store.observer import StoreObserver
+from service.store.protocol import NoStore, ResponseStore
+from service.store.sqlite import SqliteStore
 
 
 def build(settings: Settings, environ: Mapping[str, str]) -> Service:
@@ -28,8 +33,23 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     scheduler = Scheduler(pool, queue_policies(settings), observability, max_held=settings.server.max_held_bytes)
     pool.on_freed = scheduler.seats_freed
     pool.on_quarantined = scheduler.leases_doubted
-    observability.watch(pool, scheduler)
-    return Service(Configuration.of(settings), pool, scheduler, observability)
+    store = store_of(settings, observability)
+    observability.watch(pool, scheduler, store)
+    return Service(Configuration.of(settings), pool, scheduler, store, observability)
+
+
+def store_of(settings: Settings, observer: StoreObserver) -> ResponseStore:
+    """The store that is configured, not open yet."""
+    match settings.store.kind:
+        case "sqlite":
+            path = settings.store.path or settings.state_dir / "responses.sqlite"
+            return SqliteStore(path, settings.store, observer)
+        case "memory":
+            return MemoryStore(settings.store, observer)
+        case "off":
+            return NoStore()
+        case unknown:
+            assert_never(unknown)
 
 
 def application(service: Service) -> web.Application:

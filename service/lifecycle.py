@@ -45,7 +45,7 @@ async def serve(
 
     Raises:
         ConfigurationError: no key, or no credentials.
-        EnvironmentUnfit: no usable CLI, no usable directory, or the address is taken.
+        EnvironmentUnfit: no usable CLI, directory or store, or the address is taken.
     """
     require_keys(settings)
     service = build(settings, environ)
@@ -54,19 +54,30 @@ async def serve(
     try:
         with _signals(stop, reloader):
             await asyncio.to_thread(service.pool.prepare, environ.get("PATH"))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(service.pool.run(), name="pool")
-                try:
-                    await _boot(service, stop)
-                    if not stop.is_set():
-                        await _serve(service, stop, on_ready, reloader)
-                finally:
-                    service.pool.stop()
+            await service.store.open()
+            try:
+                await _run(service, stop, on_ready, reloader)
+            finally:
+                await service.store.close()
     except* (ConfigurationError, EnvironmentUnfit) as group:
         raise group.exceptions[0] from None
     finally:
         service.pool.discard()
         service.observability.close()
+
+
+async def _run(
+    service: Service, stop: asyncio.Event, on_ready: OnReady | None, reloader: Reloader[LaunchSpec] | None
+) -> None:
+    """Boot, serve and drain; afterwards no worker is left."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(service.pool.run(), name="pool")
+        try:
+            await _boot(service, stop)
+            if not stop.is_set():
+                await _serve(service, stop, on_ready, reloader)
+        finally:
+            service.pool.stop()
 
 
 async def check(settings: Settings, environ: Mapping[str, str]) -> list[FirstBoot]:

@@ -45,6 +45,8 @@ from scheduler.observer import SchedulerObserver
 from scheduler.scheduler import Scheduler
 from scheduler.state import QueueSnapshot
 from service.api.errors import REJECTIONS
+from service.store.observer import StoreObserver, StoreSnapshot
+from service.store.protocol import ResponseStore
 
 C = TypeVar("C", bound=Collector)
 M = TypeVar("M", Counter, Histogram)
@@ -168,8 +170,8 @@ class _Children(Generic[M]):
         return child
 
 
-class Observability(PoolObserver, SchedulerObserver):
-    """Watches the pool, the scheduler and the requests; one for the service. `close` makes room for the next one."""
+class Observability(PoolObserver, SchedulerObserver, StoreObserver):
+    """Watches everything; one for the service. `close` makes room for the next one."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._registry = registry
@@ -223,6 +225,22 @@ class Observability(PoolObserver, SchedulerObserver):
             Histogram("codex_completions_loop_lag_seconds", "How late the loop is", buckets=_LAGS, registry=None)
         )
         self._frames = counter("frames", "Lines from workers, all and by oddity", "kind")
+        self._store_operations = counter(
+            "store_operations", "What was asked of the store, by what came of it", "operation", "result"
+        )
+        self._store_s = _Children(
+            self._register(
+                Histogram(
+                    "codex_completions_store_operation_seconds",
+                    "What a caller of the store waited",
+                    ("operation",),
+                    buckets=_LAGS,
+                    registry=None,
+                )
+            )
+        )
+        self._evicted = counter("store_evicted", "Stored answers removed to keep the limits", "reason")
+        self._moved_aside = plain("store_moved_aside", "Damaged files of the store that were replaced")
         self._bugs = counter("bugs", "Exceptions of our own that a boundary caught", "where")
         self._reload_failures = plain("config_reload_failures", "Configurations that were refused while running")
         self._generation = self._register(
@@ -233,9 +251,9 @@ class Observability(PoolObserver, SchedulerObserver):
         self._quarantined_at: dict[WorkerId, float] = {}
         self._lag_timer: asyncio.TimerHandle | None = None
 
-    def watch(self, pool: Pool, scheduler: Scheduler) -> None:
-        """Export the gauges of these two, read at the moment of each scrape, and how late the running loop is."""
-        self._register(_Gauges(pool, scheduler, self._running))
+    def watch(self, pool: Pool, scheduler: Scheduler, store: ResponseStore) -> None:
+        """Export the gauges of these, read at the moment of each scrape, and how late the running loop is."""
+        self._register(_Gauges(pool, scheduler, store, self._running))
         self._measure_lag(asyncio.get_running_loop(), None)
 
     def close(self) -> None:
@@ -372,6 +390,25 @@ class Observability(PoolObserver, SchedulerObserver):
                 attempts=attempts,
             )
 
+    # --- store -----------------------------------------------------------------------------------------------
+
+    def store_called(self, operation: str, result: str, seconds: float) -> None:
+        self._store_operations(operation, result).inc()
+        self._store_s(operation).observe(seconds)
+
+    def answers_evicted(self, reason: str, count: int) -> None:
+        self._evicted(reason).inc(count)
+
+    def store_went_down(self, trouble: str, text: str) -> None:
+        self.log.error("store.went_down", trouble=trouble, reason=text)
+
+    def store_came_back(self) -> None:
+        self.log.info("store.came_back")
+
+    def store_moved_aside(self, path: str) -> None:
+        self._moved_aside.inc()
+        self.log.error("store.moved_aside", path=path)
+
     # --- pool ------------------------------------------------------------------------------------------------
 
     def stalled(self, seconds: float) -> None:
@@ -422,9 +459,10 @@ class Observability(PoolObserver, SchedulerObserver):
 class _Gauges(Collector):
     """Reads the cores' own numbers, so that nothing is counted twice; `running` gives each running job's tenant."""
 
-    def __init__(self, pool: Pool, scheduler: Scheduler, running: Mapping[str, str]) -> None:
+    def __init__(self, pool: Pool, scheduler: Scheduler, store: ResponseStore, running: Mapping[str, str]) -> None:
         self._pool = pool
         self._scheduler = scheduler
+        self._store = store
         self._running = running
 
     def describe(self) -> Iterable[Metric]:
@@ -436,7 +474,8 @@ class _Gauges(Collector):
         tenants = _gauge("tenant_running", "Turns of each key", "tenant")
         for tenant, count in Counts(self._running.values()).items():
             tenants.add_metric((tenant,), count)
-        return (*_of_pool(self._pool.snapshot()), *_of_queues(self._scheduler.snapshot()), tenants, draining)
+        pool, queues, store = self._pool.snapshot(), self._scheduler.snapshot(), self._store.snapshot()
+        return (*_of_pool(pool), *_of_queues(queues), *_of_store(store), tenants, draining)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
@@ -467,6 +506,19 @@ def _of_pool(rows: Iterable[ProfileSnapshot]) -> tuple[GaugeMetricFamily, ...]:
         for name, number in numbers.items():
             by_number[name].add_metric((row.profile,), number)
     return (workers, *by_number.values())
+
+
+def _of_store(now: StoreSnapshot) -> tuple[GaugeMetricFamily, ...]:
+    numbers = (
+        ("up", "1 while answers can be stored", int(now.is_up)),
+        ("responses", "Stored answers", now.responses),
+        ("bytes", "What stored answers take", now.used_bytes),
+        ("waiting_bytes", "What waits to be written", now.waiting_bytes),
+    )
+    gauges = tuple(_gauge(f"store_{name}", text) for name, text, _ in numbers)
+    for gauge, (_, _, number) in zip(gauges, numbers, strict=True):
+        gauge.add_metric((), number)
+    return gauges
 
 
 def _of_queues(rows: Iterable[QueueSnapshot]) -> tuple[GaugeMetricFamily, ...]:

@@ -17,10 +17,13 @@ from pool.profile import Profile
 from service.observability import configure_logging
 from service.settings import Settings, profiles, queue_policies, require_keys
 from service.state import Configuration, Service
+from service.store.settings import StoreSettings
 
 S = TypeVar("S")
 
-FIXED = frozenset({"state_dir", "server.host", "server.port"})
+FIXED = frozenset(
+    {"state_dir", "server.host", "server.port", *(f"store.{name}" for name in StoreSettings.model_fields)}
+)
 """What only a restart can change."""
 
 

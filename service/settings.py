@@ -34,7 +34,9 @@ from pool.home import OWN_VARIABLES
 from pool.profile import MAX_SLOTS, Credentials, Profile, RetireLimits
 from pool.turn import TurnLimits
 from scheduler.model import QueuePolicy
+from service.fields import HomePath, Seconds
 from service.routing import Routes
+from service.store.settings import StoreSettings
 from service.toolcalls.settings import ToolSettings
 
 PREFIX = "CODEX_COMPLETIONS_"
@@ -72,13 +74,6 @@ _KNOWN_WEAK = frozenset(
 )
 
 
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-
-
 def _listed(value: Any) -> Any:
     """A list as an environment says it: in JSON like every other, or as the predecessor's, with commas in between."""
     if not isinstance(value, str):
@@ -92,9 +87,7 @@ def _origin(value: str) -> str:
     return value
 
 
-HomePath = Annotated[Path, AfterValidator(_expanded)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 PriorityName = Literal["interactive", "standard", "batch"]
@@ -328,6 +321,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
     tools: ToolSettings = ToolSettings()
+    store: StoreSettings = StoreSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
     keys: tuple[KeySettings, ...] = ()
     profiles: dict[Name, ProfileSettings] = Field(default_factory=lambda: {"default": ProfileSettings()}, min_length=1)

@@ -14,6 +14,7 @@ from service.cors import Cors
 from service.observability import Observability
 from service.routing import Routes
 from service.settings import Settings
+from service.store.protocol import ResponseStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Service:
     current: Configuration
     pool: Pool
     scheduler: Scheduler
+    store: ResponseStore
     observability: Observability
 
 

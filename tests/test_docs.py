@@ -20,6 +20,7 @@ GAUGES = (
     *("workers", "workers_outdated", "worker_rss_bytes", "breaker_open", "panic", "seats", "seats_free", "draining"),
     *("seats_limit", "jobs_waiting", "jobs_running", "tenant_running", "oldest_wait_seconds", "predicted_wait_seconds"),
     *("codel_overloaded", "retry_tokens", "poison_marks"),
+    *("store_up", "store_responses", "store_bytes", "store_waiting_bytes"),
 )
 """What is read at the moment of a scrape; `tests/service/test_ops.py` scrapes a service for them."""
 
@@ -33,6 +34,7 @@ def settings_tables() -> str:
         ("`[server]`", definitions["ServerSettings"]),
         ("`[log]`", definitions["LogSettings"]),
         ("`[tools]`", definitions["ToolSettings"]),
+        ("`[store]`", definitions["StoreSettings"]),
         ("`[[keys]]`", definitions["KeySettings"]),
         ("`[profiles.NAME]`", definitions["ProfileSettings"]),
         ("`[profiles.NAME.limits]`, in seconds", definitions["LimitSettings"]),

@@ -443,6 +443,26 @@ def test_a_state_directory_that_cannot_be_is_one_line_and_exit_3(command: Comman
     assert refusal(done) == f"state_dir {command.launcher}/state cannot be used: Not a directory"
 
 
+def test_a_store_that_cannot_be_is_one_line_and_exit_3(command: Command) -> None:
+    command.config["store"] = {"path": str(command.launcher / "below" / "responses.sqlite")}
+    done = command.run("serve")
+    assert done.returncode == 3
+    assert refusal(done) == f"store {command.launcher}/below/responses.sqlite cannot be used: Not a directory"
+    assert command.runs() == []
+
+
+def test_the_store_is_opened_at_the_start_and_closed_at_the_end(command: Command) -> None:
+    store = command.state / "responses.sqlite"
+    for _ in range(2):
+        with command.serve() as serving:
+            assert serving.chat().status == 200
+            assert Path(f"{store}-wal").exists()
+            serving.signal(signal.SIGTERM)
+            assert serving.exit_code(5) == 0
+        assert store.stat().st_mode & 0o777 == 0o600
+        assert not Path(f"{store}-wal").exists()
+
+
 # --- the other commands ------------------------------------------------------------------------------------------
 
 

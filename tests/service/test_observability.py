@@ -316,6 +316,12 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.worker_exited(WorkerExit(WORKER, "a reason", None, ""))
     watching.frames_counted({"frames": 7, "garbage": 0, "probe_missed": 2, "strike": 1})
     watching.bug_found("default/0.1", ValueError(MARK))
+    watching.store_called("create", "stored", 0.25)
+    watching.store_called("create", "disk_full", 0.25)
+    watching.answers_evicted("age", 3)
+    watching.store_went_down("disk_full", "database or disk is full")
+    watching.store_came_back()
+    watching.store_moved_aside("/a/path")
     values = {
         (sample.name, *sample.labels.values()): sample.value
         for family in registry.collect()
@@ -363,6 +369,12 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("worker_exits_total", *default, "-9"): 1,
         ("worker_exits_total", *default, "none"): 1,
         ("frames_total", "frames"): 7,
+        ("store_operations_total", "create", "stored"): 1,
+        ("store_operations_total", "create", "disk_full"): 1,
+        ("store_operation_seconds_count", "create"): 2,
+        ("store_operation_seconds_sum", "create"): 0.5,
+        ("store_evicted_total", "age"): 3,
+        ("store_moved_aside_total",): 1,
         ("bugs_total", "http"): 1,
         ("bugs_total", "worker"): 1,
         ("bugs_total", "reload"): 1,

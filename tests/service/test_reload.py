@@ -156,6 +156,7 @@ async def test_it_is_said_whose_workers_are_replaced(reloading: Reloading, log: 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"server": {"port": 8080}}, "server.port: only a restart can change this"),
+    ({"store": {"kind": "off"}}, "store.kind: only a restart can change this"),
     ({"server": {"host": "::1", "port": 1}, "models": {"x": {}}}, "server.host, server.port: only a restart"),
     ({"api_key": None}, "no API key is configured"),
     ({"others": {"other": {"auth_file": "/a", "env_key": None}, "third": {"env_key": "ABSENT"}}}, "no credentials"),

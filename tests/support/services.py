@@ -344,6 +344,7 @@ def settings(tmp_path: Path, *, flags: tuple[str, ...] = (), **tables: Any) -> S
     top: Json = {
         "state_dir": tmp_path / "state",
         "api_key": KEY,
+        "store": {"kind": "memory", **tables.pop("store", {})},
         "server": {"port": 0, "commit_delay_s": 1.0, **tables.pop("server", {})},
         "profiles": {"default": profile} | tables.pop("others", {}),
     }
@@ -364,6 +365,7 @@ async def running_service(
     found = -1.0
     try:
         service.pool.prepare()
+        await service.store.open()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(service.pool.run(), name="pool")
             try:
@@ -375,6 +377,7 @@ async def running_service(
             finally:
                 service.pool.stop()
     finally:
+        await service.store.close()
         service.pool.discard()
         service.observability.close()
     assert found == bugs

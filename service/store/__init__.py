@@ -1,0 +1,1 @@
+"""What is kept of /v1/responses: a small protocol, and stores that speak it. Nothing here knows HTTP."""
