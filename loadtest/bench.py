@@ -2,10 +2,11 @@
 
     python -m loadtest.bench [--rounds 5] [--seconds 4] [--workers 2] [--concurrency 1 8]
     python -m loadtest.bench scheduler [--quick] [--json FILE] [--real]
+    python -m loadtest.bench store [--quick] [--json FILE] [--folder DIRECTORY] [--aiosqlite]
 
 Both sides get the same CLI, configuration, number of processes, prompts and stand-in model; rounds alternate between
 them, and the ratio is taken round by round, because a shared machine's speed drifts. Everything is on loopback and
-stops by itself. `scheduler` measures something else: see `loadtest.bench_scheduler`.
+stops by itself. The others measure something else: see `loadtest.bench_scheduler` and `loadtest.bench_store`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import aiohttp
 import tomli_w
 import uvloop
 
-from loadtest import bench_scheduler
+from loadtest import bench_scheduler, bench_store
 from pool.binary import bundled_models, resolve
 from pool.home import Home, catalogue
 from pool.profile import Credentials, Profile
@@ -292,16 +293,30 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
-    commands = parser.add_subparsers(dest="command", metavar="[scheduler]")
+    commands = parser.add_subparsers(dest="command", metavar="[scheduler | store]")
     scheduler = commands.add_parser(
         "scheduler", description=bench_scheduler.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     scheduler.add_argument("--quick", action="store_true", help="everything once and briefly, in less than a minute")
     scheduler.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     scheduler.add_argument("--real", action="store_true", help="kill workers of the packaged CLI too")
+    store = commands.add_parser(
+        "store", description=bench_store.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    store.add_argument("--quick", action="store_true", help="few answers, in a second")
+    store.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    store.add_argument("--folder", type=Path, metavar="DIRECTORY", help="on the disk that is meant")
+    store.add_argument("--aiosqlite", action="store_true", help="measure that library too")
     arguments = parser.parse_args()
     if arguments.command == "scheduler":
         return bench_scheduler.run(is_quick=arguments.quick, is_real=arguments.real, json_file=arguments.json)
+    if arguments.command == "store":
+        return bench_store.run(
+            is_quick=arguments.quick,
+            has_peer=arguments.aiosqlite,
+            folder=arguments.folder,
+            json_file=arguments.json,
+        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(arguments))
     return 0

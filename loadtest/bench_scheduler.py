@@ -11,21 +11,17 @@ decides nothing. What is measured how is told in each row, and for fairness in `
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import statistics
-import time
+from collections.abc import Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 import uvloop
 
 from loadtest.bench_fairness import fairness
 from loadtest.bench_faults import crashes, freezes, recoveries, stuck_turns
 from loadtest.desk import PROFILE, USUAL, opened, settled
-from loadtest.promises import FULL, QUICK, Effort, Row
+from loadtest.promises import FULL, QUICK, Effort, Row, told
 from loadtest.scheduler_cost import measure
 
 TURN_S = 0.2
@@ -79,12 +75,10 @@ def costs(effort: Effort) -> list[Row]:
 
 def run(*, is_quick: bool = False, is_real: bool = False, json_file: Path | None = None) -> int:
     """Measure, print the table, write the JSON; the exit code."""
-    effort = QUICK if is_quick else FULL
-    began_at = time.monotonic()
-    environment = _environment()
-    print("measure | figure | goal | held | how")
-    print("---|---|---|---|---")
-    rows: list[Row] = []
+    return told(_measured(QUICK if is_quick else FULL, is_real=is_real), is_quick=is_quick, json_file=json_file)
+
+
+def _measured(effort: Effort, *, is_real: bool) -> Iterator[list[Row]]:
     measurements = (
         stuck_turns,
         crashes,
@@ -95,33 +89,5 @@ def run(*, is_quick: bool = False, is_real: bool = False, json_file: Path | None
     )
     for measurement in measurements:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            rows += _printed(runner.run(measurement(effort)))
-    rows += _printed(costs(effort))
-    if json_file is not None:
-        report = {
-            "environment": {**environment, "load_after": os.getloadavg(), "took_s": time.monotonic() - began_at},
-            "is_quick": is_quick,
-            "rows": [{**msgspec.structs.asdict(row), "held": row.held} for row in rows],
-        }
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    return int(any(row.is_correctness and not row.held for row in rows))
-
-
-def _printed(rows: list[Row]) -> list[Row]:
-    for row in rows:
-        goal = "-" if row.goal is None else f"{'>=' if row.is_floor else '<='} {row.goal:g} {row.unit}"
-        held = {None: "-", True: "held", False: "MISSED"}[row.held]
-        print(f"{row.measure} | {row.value:.3g} {row.unit} | {goal} | {held} | {row.how}", flush=True)
-    return rows
-
-
-def _environment() -> dict[str, object]:
-    """The machine and the programs that the figures are of."""
-    return {
-        "cpus": os.cpu_count(),
-        "load_before": os.getloadavg(),
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("codex-completions", "uvloop", "msgspec")},
-    }
+            yield runner.run(measurement(effort))
+    yield costs(effort)

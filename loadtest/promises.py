@@ -1,7 +1,13 @@
-"""A promise and what was measured of it, and how hard a run tries."""
+"""A promise and what was measured of it, how hard a run tries, and how it tells what came of it."""
 
 from __future__ import annotations
 
+import os
+import platform
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -44,3 +50,42 @@ class Effort(NamedTuple):
 
 FULL = Effort(3, 5, 3, 3, 4, 120.0, 30.0, 10.0, 200)
 QUICK = Effort(1, 1, 1, 1, 2, 1.5, 1.5, 2.0, 20)
+
+
+def told(measured: Iterable[list[Row]], *, is_quick: bool, json_file: Path | None) -> int:
+    """Print each row as soon as it is there, write all of them; the exit code: 1 if something is not correct."""
+    began_at = time.monotonic()
+    environment = _environment()
+    print("measure | figure | goal | held | how")
+    print("---|---|---|---|---")
+    rows: list[Row] = []
+    for some in measured:
+        rows += some
+        for row in some:
+            print(_line(row), flush=True)
+    if json_file is not None:
+        report = {
+            "environment": {**environment, "load_after": os.getloadavg(), "took_s": time.monotonic() - began_at},
+            "is_quick": is_quick,
+            "rows": [{**msgspec.structs.asdict(row), "held": row.held} for row in rows],
+        }
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    return int(any(row.is_correctness and not row.held for row in rows))
+
+
+def _line(row: Row) -> str:
+    goal = "-" if row.goal is None else f"{'>=' if row.is_floor else '<='} {row.goal:g} {row.unit}"
+    held = {None: "-", True: "held", False: "MISSED"}[row.held]
+    return f"{row.measure} | {row.value:.3g} {row.unit} | {goal} | {held} | {row.how}"
+
+
+def _environment() -> dict[str, object]:
+    """The machine and the programs that the figures are of."""
+    return {
+        "cpus": os.cpu_count(),
+        "load_before": os.getloadavg(),
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("codex-completions", "uvloop", "msgspec")},
+    }

@@ -307,6 +307,7 @@ class Database:
                 f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
                 f"{_SCHEMA} COMMIT;"
             )
+            self._inherited = 0
         elif application != APPLICATION_ID:
             raise Unfit("it is some other program's database")
         elif version != VERSION:

@@ -97,7 +97,7 @@ class Written(StrEnum):
     UNKNOWN = "unknown"
     """There is no such response, or not any more: nothing was done."""
     LOST = "lost"
-    """The store could not; the observer knows why. Nothing of a lost draft is found later."""
+    """The store could not; the observer knows why. A lost draft is never found later, a lost update may be."""
 
 
 class Trouble(StrEnum):

@@ -395,6 +395,18 @@ async def test_a_file_that_was_removed_is_begun_anew(tmp_path: Path) -> None:
         assert await store.get(key("gone")) is None
 
 
+async def test_in_a_new_file_nothing_is_an_earlier_processs(tmp_path: Path) -> None:
+    async with opened(tmp_path) as bench:
+        for number in range(5):
+            await bench.store.create(key(str(number)), Draft(State.QUEUED, b"{}"))
+        store = await bench.reopen()
+        assert len(await store.unfinished()) == 5
+        bench.path.unlink()
+        await store.create(key("new"), Draft(State.QUEUED, b"{}"))
+        assert await store.get(key("new")) is not None
+        assert await store.unfinished() == ()
+
+
 async def test_of_damaged_files_only_the_last_is_kept(tmp_path: Path) -> None:
     bench = Bench("sqlite", tmp_path)
     for number in range(3):
