@@ -410,7 +410,7 @@ class Reader:
         self._path = path
         self._settings = settings
         self._clock = clock
-        # Read-only also so that closing it leaves the write-ahead log alone, which may be a newer file's already.
+        # Read-only: it begins no file, and leaves the log to the writer.
         self._connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None
         )
