@@ -4,7 +4,7 @@ One OS thread writes. It takes everything that has piled up since it last looked
 tells the loop once. Two more threads read. What waits to be written is bounded in bytes, what waits to be read in
 number, and every wait in time. What cannot be written is lost, counted and told; the writer tries again by itself.
 
-Source: docs/decisions/0017-stored-answers.md.
+Source: docs/decisions/0019-stored-answers.md.
 """
 
 from __future__ import annotations
