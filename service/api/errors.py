@@ -249,7 +249,7 @@ REJECTIONS: dict[type[Rejected], _Row] = {
         429, "rate_limit_error", "tenant_queue_full", _AGAIN, "this key has too many requests waiting"
     ),
     WaitTooLong: _Row(503, _UNAVAILABLE, "queue_wait_too_long", _AGAIN, "no worker will come free in time"),
-    NotReady: _Row(503, _UNAVAILABLE, "worker_not_ready", _AGAIN, "no worker is up"),
+    NotReady: _Row(503, _UNAVAILABLE, "worker_not_ready", _AGAIN, "app-server worker is not ready"),
     Draining: _Row(503, _UNAVAILABLE, "draining", _AGAIN, "the service takes no new work"),
     Penalized: _Row(422, _INVALID, "request_crashes_worker", _FINAL, "this request has crashed its workers before"),
 }
