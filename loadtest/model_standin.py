@@ -143,6 +143,11 @@ class ModelStandin:
         """The last requests, newest last."""
         return self._recorder.requests
 
+    @property
+    def total(self) -> int:
+        """Requests that ever reached this server."""
+        return self._recorder.total
+
     def forget_requests(self) -> None:
         self._recorder.forget()
 

@@ -1,0 +1,82 @@
+"""What clients see is what was recorded, with the packaged Codex CLI and with the newest."""
+
+from __future__ import annotations
+
+import pytest
+
+from pool.events import Finish
+from service.api.errors import ACTED, FAULTS, INTERRUPTED, OUTCOMES, REJECTIONS
+from tests.parity import transcript
+from tests.parity.binaries import Cli, NotToBeHadError, newest, packaged
+from tests.parity.driver import Transcripts, play
+from tests.parity.scenarios import NOT_PLAYED, SCENARIOS
+
+NAMES = [scenario.name for scenario in SCENARIOS]
+PLAY_S = 300
+"""For all scenarios, and for the download of another CLI; it takes a tenth."""
+
+
+@pytest.fixture(scope="module")
+def with_packaged() -> Transcripts:
+    """Every scenario with the packaged CLI."""
+    return play(SCENARIOS, packaged())
+
+
+@pytest.fixture(scope="module")
+def newest_cli() -> Cli:
+    """The newest CLI of the registries."""
+    try:
+        return newest()
+    except NotToBeHadError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def with_newest(newest_cli: Cli) -> Transcripts:
+    """Every scenario with it."""
+    return play(SCENARIOS, newest_cli)
+
+
+@pytest.mark.codex
+@pytest.mark.timeout(PLAY_S)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_clients_see_is_what_was_recorded(name: str, with_packaged: Transcripts) -> None:
+    assert_same(name, with_packaged, packaged())
+
+
+@pytest.mark.codex
+@pytest.mark.timeout(PLAY_S)
+@pytest.mark.parametrize("name", NAMES)
+def test_with_the_newest_cli_clients_see_the_same(name: str, newest_cli: Cli, with_newest: Transcripts) -> None:
+    assert_same(name, with_newest, newest_cli)
+
+
+def assert_same(name: str, found: Transcripts, cli: Cli) -> None:
+    difference = transcript.difference(name, found[name], version=cli.version)
+    if difference:
+        pytest.fail(f"{name} differs with Codex CLI {cli.version}:\n{difference}", pytrace=False)
+
+
+def test_each_scenario_has_a_transcript_and_each_transcript_a_scenario() -> None:
+    assert sorted(path.stem for path in transcript.GOLDEN.iterdir()) == sorted(NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_each_transcript_says_what_recorded_it() -> None:
+    for name in NAMES:
+        assert transcript.provenance(name).startswith("# Recorded on 20"), name
+        assert f"Codex CLI {packaged().version}" in transcript.provenance(name), f"{name}: record it anew"
+
+
+def test_every_finish_is_in_a_transcript() -> None:
+    told = "".join(transcript.read(name) or "" for name in NAMES)
+    for finish in (*(set(Finish) - {Finish.INTERRUPTED}), "function_call"):
+        assert f'"finish_reason": "{finish}"' in told, finish
+        assert f'"finish_reason":"{finish}"' in told, f"{finish}, streamed"
+
+
+def test_every_error_is_in_a_transcript_or_it_is_said_why_not() -> None:
+    told = "".join(transcript.read(name) or "" for name in NAMES)
+    rows = (*FAULTS.values(), ACTED, *REJECTIONS.values(), *OUTCOMES.values(), INTERRUPTED)
+    missing = {row.code for row in rows if f'"code": "{row.code}"' not in told}
+    assert missing == NOT_PLAYED.keys()
