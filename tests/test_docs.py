@@ -12,6 +12,8 @@ from pool.worker_state import transition_table
 from service.api.errors import ACTED, FAULTS, INTERRUPTED, OUTCOMES, REJECTIONS
 from service.observability import Observability
 from service.settings import Settings
+from tests.parity import verdicts
+from tests.parity.replay import exchanges
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -80,6 +82,17 @@ def error_table() -> str:
     return "\n".join(rows)
 
 
+def predecessor_tables() -> str:
+    """What was kept of the predecessor's answers, what was not, and what is no difference."""
+    answers = exchanges()
+    parts = (
+        ("Kept, changed, later", verdicts.summary(answers)),
+        ("Changed on purpose", verdicts.changes(answers)),
+        ("No difference", verdicts.rules()),
+    )
+    return "\n\n".join(f"## {title}\n\n{text}" for title, text in parts)
+
+
 def rendered(page: str, marker: str, text: str) -> str:
     """The page with `text` between the marker and its end."""
     block = f"<!-- {marker} -->\n\n{text}\n\n<!-- end -->"
@@ -90,6 +103,7 @@ TABLES = {
     "architecture.md": ("worker-states", transition_table),
     "configuration.md": ("settings", settings_tables),
     "api.md": ("faults", error_table),
+    "predecessor.md": ("verdicts", predecessor_tables),
 }
 
 
