@@ -26,9 +26,9 @@ class Job(msgspec.Struct, frozen=True):
     """What a client asked, validated.
 
     `tenant` is who is charged, `weight` its share beside others; `queue_budget_s` is how long it may wait; `size` is
-    about its text, in characters. `deadline_s` is of the whole request, from submission. `seats` is how many turns of
-    its tenant may run at once in this profile; None: no cap. `queue_share` is how many of its jobs may wait there;
-    None: no cap, and none on the text that its tenant holds.
+    about its text, in characters, and `media` what else of it is held. `deadline_s` is of the whole request, from
+    submission. `seats` is how many turns of its tenant may run at once in this profile; None: no cap. `queue_share` is
+    how many of its jobs may wait there; None: no cap, and none on the text that its tenant holds.
     """
 
     id: str
@@ -42,6 +42,12 @@ class Job(msgspec.Struct, frozen=True):
     deadline_s: float | None = None
     seats: int | None = None
     queue_share: int | None = None
+    media: int = 0
+
+    @property
+    def held(self) -> int:
+        """Characters that it takes while it waits or runs."""
+        return self.size + self.media
 
     @property
     def patience_s(self) -> float:

@@ -229,10 +229,10 @@ class SchedulerState:
                 return refusal
         if self._max_held is not None and self._tickets:
             free = self._max_held - self._held
-            if job.queue_share is not None and 0 < self._held_by.get(job.tenant, 0) > free - job.size:
+            if job.queue_share is not None and 0 < self._held_by.get(job.tenant, 0) > free - job.held:
                 message = "too much text of this tenant is being held"
                 return "too_much_text", TenantQueueFull(message, queue.retry_after_s())
-            if job.size > free:
+            if job.held > free:
                 return "too_much_text", QueueFull("too much text is being held", queue.retry_after_s())
         return queue.hopeless(job) if outlook is not None else None
 
@@ -347,7 +347,7 @@ class SchedulerState:
         assert sum(queue.tickets for queue in self._queues.values()) == len(self._tickets)  # noqa: S101
         assert len(self._leases) == attempts  # noqa: S101
         assert self._suspects.keys() <= self._leases.keys()  # noqa: S101
-        assert self._held == sum(ticket.job.size for ticket in self._tickets.values())  # noqa: S101
+        assert self._held == sum(ticket.job.held for ticket in self._tickets.values())  # noqa: S101
         assert self._held == sum(self._held_by.values())  # noqa: S101
 
     # --- stimuli ---------------------------------------------------------------------------------------------
@@ -359,8 +359,8 @@ class SchedulerState:
         expires_at = now + job.patience_s
         place = queue.place(job)
         self._tickets[ticket_id] = _Ticket(ticket_id, job, queue, place, now, expires_at, deadline_at)
-        self._held += job.size
-        self._held_by[job.tenant] = self._held_by.get(job.tenant, 0) + job.size
+        self._held += job.held
+        self._held_by[job.tenant] = self._held_by.get(job.tenant, 0) + job.held
         queue.tickets += 1
         queue.push(ticket_id, place)
         self._alarms.set(ticket_id, expires_at)
@@ -557,9 +557,9 @@ class SchedulerState:
         self._move(ticket, TicketState.OVER, now)
         self._alarms.set(ticket.id, None)
         del self._tickets[ticket.id]
-        self._held -= ticket.job.size
+        self._held -= ticket.job.held
         tenant = ticket.job.tenant
-        held = self._held_by.get(tenant, 0) - ticket.job.size
+        held = self._held_by.get(tenant, 0) - ticket.job.held
         if held:
             self._held_by[tenant] = held
         else:

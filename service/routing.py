@@ -54,6 +54,7 @@ class Route(NamedTuple):
     priority: Priority | None
     deadline_s: float | None
     max_prompt_chars: int | None
+    sees_images: bool
 
     def plan(self, tenant: str, draw: Draw) -> Plan:
         """Whom to ask for this tenant."""
@@ -173,4 +174,5 @@ def _compiled(name: str, model: RouteSettings, settings: Settings) -> Route:
         priority=None if model.priority is None else Priority(model.priority),
         deadline_s=model.deadline_s,
         max_prompt_chars=min(limits, default=None),
+        sees_images=model.images,
     )

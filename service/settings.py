@@ -89,6 +89,7 @@ def _origin(value: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 PriorityName = Literal["interactive", "standard", "batch"]
 
@@ -108,7 +109,9 @@ class ServerSettings(_Model):
     keepalive_s: Seconds = Field(15.0, description="Between comments that keep idle streams open.")
     write_timeout_s: Seconds = Field(30.0, description="How long a client may take to read what was sent.")
     max_held_bytes: int = Field(
-        256 * 1024 * 1024, ge=1024, description="Of all requests that wait or run; each takes about four times that."
+        256 * 1024 * 1024,
+        ge=1024,
+        description="Of all requests that wait or run, and of those being read; each takes about four times that.",
     )
     drain_timeout_s: Seconds = Field(20.0, description="How long running answers may go on after SIGTERM.")
     protect_models: bool = Field(default=False, description="Ask for a key on /v1/models too.")
@@ -122,6 +125,26 @@ class LogSettings(_Model):
     """What is logged; prompts and answers never are."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+
+
+class ImageSettings(_Model):
+    """Images in requests."""
+
+    urls: Literal["off", "data", "https"] = Field(
+        "https", description="Where images may come from: nowhere, within the request, or from public web servers too."
+    )
+    max_count: int = Field(50, ge=1, le=500, description="Images of one request.")
+    max_bytes: int = Field(8 * 1024 * 1024, ge=1024, le=20 * 1024 * 1024, description="Largest image.")
+    max_total_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, le=20 * 1024 * 1024, description="All images of one request."
+    )
+    max_pixels: int = Field(
+        25_000_000, ge=1, le=200_000_000, description="Largest image, unpacked: a worker takes about 8 bytes for each."
+    )
+    timeout_s: Seconds = Field(15.0, description="How long it may take to fetch all images of one request.")
+    trusted_hosts: Hosts = Field(
+        (), description="`host` or `host:port` that may be fetched from wherever it is, over http too."
+    )
 
 
 class KeySettings(_Model):
@@ -287,6 +310,7 @@ class RouteSettings(_Model):
     max_prompt_chars: int | None = Field(
         None, ge=1, description="Longest prompt in characters, below the server's own limit."
     )
+    images: bool = Field(default=True, description="Whether its models see images.")
 
     @model_validator(mode="after")
     def _leads_one_way(self) -> Self:
@@ -322,6 +346,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     tools: ToolSettings = ToolSettings()
     store: StoreSettings = StoreSettings()
+    images: ImageSettings = ImageSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
     keys: tuple[KeySettings, ...] = ()
     profiles: dict[Name, ProfileSettings] = Field(default_factory=lambda: {"default": ProfileSettings()}, min_length=1)

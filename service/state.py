@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 from aiolimiter import AsyncLimiter
@@ -12,6 +12,7 @@ from scheduler.scheduler import Scheduler
 from service.admission import Keyring
 from service.cors import Cors
 from service.observability import Observability
+from service.room import Room
 from service.routing import Routes
 from service.settings import Settings
 from service.store.protocol import ResponseStore
@@ -42,6 +43,7 @@ class Service:
     scheduler: Scheduler
     store: ResponseStore
     observability: Observability
+    room: Room = field(default_factory=Room)
 
 
 SERVICE = web.AppKey("service", Service)

@@ -6,6 +6,7 @@ from typing import Any, assert_never
 
 from pool.events import TurnRequest
 from service.api.history import Answered, Called, Entry, Said, Thought
+from service.api.pictures import Picture
 from service.api.question import Question
 
 
@@ -44,8 +45,13 @@ def _split(entries: tuple[Entry, ...]) -> tuple[list[str], tuple[Entry, ...]]:
     for position, entry in enumerate(entries):
         if not isinstance(entry, Said) or entry.role not in ("system", "developer"):
             return texts, entries[position:]
-        texts.append("".join(entry.parts))
+        texts.append("".join(entry.texts))
     return [], entries
+
+
+def _image(picture: Picture) -> dict[str, Any]:
+    detail = {} if picture.detail is None else {"detail": picture.detail}
+    return {"type": "input_image", "image_url": picture.url} | detail
 
 
 def _item(entry: Entry) -> dict[str, Any]:
@@ -56,7 +62,7 @@ def _item(entry: Entry) -> dict[str, Any]:
             return {
                 "type": "message",
                 "role": "developer" if role == "system" else role,
-                "content": [{"type": kind, "text": text} for text in parts],
+                "content": [{"type": kind, "text": part} if isinstance(part, str) else _image(part) for part in parts],
             }
         case Called(call_id, name, arguments):
             return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}

@@ -7,15 +7,21 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from service.api.errors import ApiError, invalid, unsupported
+from service.api.pictures import Picture, read_picture
 
 Role = Literal["system", "developer", "user", "assistant"]
 
 
 class Said(msgspec.Struct, frozen=True):
-    """Text of one message, verbatim, in the parts it came in."""
+    """One message, its text verbatim, in the parts it came in. Only a user shows pictures."""
 
     role: Role
-    parts: tuple[str, ...]
+    parts: tuple[str | Picture, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its parts that are text."""
+        return tuple(part for part in self.parts if isinstance(part, str))
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -97,7 +103,8 @@ _FIELDS: dict[str, frozenset[str]] = {
 }
 """The roles, and what is read of each."""
 
-_PART_FIELDS = frozenset({"type", "text", "refusal"})
+_PART_FIELDS = frozenset({"type", "text", "refusal", "image_url"})
+_PICTURE_FIELDS = frozenset({"url", "detail"})
 _MEDIA = ("image_url", "input_audio", "file")
 _ANSWERS_BY = {"tool": "tool_call_id", "function": "name"}
 
@@ -134,8 +141,10 @@ class _Reader:
         self.finish()
         if role == "assistant":
             self._read_assistant(index, message)
-        else:
+        elif role == "user":
             self.entries.append(Said(role, self._parts(index, role, message)))
+        else:
+            self.entries.append(Said(role, self._texts(index, role, message)))
 
     def finish(self) -> None:
         """No answer is to come any more: every call must have had its own."""
@@ -158,7 +167,7 @@ class _Reader:
             raise invalid(f"messages[{index}].refusal must be a string", f"messages[{index}].refusal")
         parts: tuple[str, ...] = ()
         if not (is_absent(message.get("content")) and (has_calls or refusal)):
-            parts = self._parts(index, "assistant", message)
+            parts = self._texts(index, "assistant", message)
         if refusal:
             parts = (*parts, refusal)
         self.asked_at = index
@@ -206,25 +215,40 @@ class _Reader:
             asked = "tool_calls" if role == "tool" else "a function_call"
             raise invalid(f'messages with role "{role}" must answer a preceding message with {asked}', where)
         is_empty = role == "function" and message.get("content") is None
-        self.entries.append(Answered(call_id, "" if is_empty else "".join(self._parts(index, role, message))))
+        self.entries.append(Answered(call_id, "" if is_empty else "".join(self._texts(index, role, message))))
 
-    def _parts(self, index: int, role: str, message: dict[str, Any]) -> tuple[str, ...]:
+    def _texts(self, index: int, role: str, message: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(part for part in self._parts(index, role, message) if isinstance(part, str))
+
+    def _parts(self, index: int, role: str, message: dict[str, Any]) -> tuple[str | Picture, ...]:
         content = message.get("content")
         if type(content) is str:
             return (content,)
         where = f"messages[{index}].content"
         if type(content) is not list or not content:
             raise invalid(f"{where} must be a string or a non-empty array of content parts", where)
-        parts: list[str] = []
+        parts: list[str | Picture] = []
         for position, part in enumerate(content):
             kind = part.get("type") if type(part) is dict else None
-            text = part.get(kind) if kind == "text" or (kind == "refusal" and role == "assistant") else None
-            if type(text) is not str:
-                raise _bad_part(f"{where}[{position}]", kind, part)
+            if kind == "image_url" and role == "user":
+                parts.append(self._picture(part.get(kind), f"{where}[{position}].{kind}"))
+            else:
+                text = part.get(kind) if kind == "text" or (kind == "refusal" and role == "assistant") else None
+                if type(text) is not str:
+                    raise _bad_part(f"{where}[{position}]", kind, part)
+                parts.append(text)
             if len(part) > 2:
                 self._note_unread("messages.content", part, _PART_FIELDS)
-            parts.append(text)
         return tuple(parts)
+
+    def _picture(self, value: Any, where: str) -> Picture:
+        if type(value) is not dict:
+            raise invalid(f"{where} must be an object with the url of an image", where)
+        self._note_unread("messages.content.image_url", value, _PICTURE_FIELDS)
+        picture, is_ignored = read_picture(value.get("url"), value.get("detail"), f"{where}.url", f"{where}.detail")
+        if is_ignored:
+            self.ignored.add("messages.content.image_url.detail")
+        return picture
 
     def _note_unread(self, where: str, value: dict[str, Any], fields: frozenset[str]) -> None:
         self.ignored.update(f"{where}.{key}" for key in value if key not in fields and not is_absent(value[key]))
@@ -236,10 +260,11 @@ def _bad_part(where: str, kind: Any, part: Any) -> ApiError:
     if kind in ("text", "refusal") and type(part.get(kind)) is not str:
         return invalid(f"{where}.{kind} must be a string", f"{where}.{kind}")
     if kind in _MEDIA:
-        return unsupported(where, f"content parts of type {kind} are not supported")
+        return unsupported(where, f"content parts of type {kind} are not supported here")
     shown = kind[:100] if type(kind) is str else ""
     return invalid(
-        f'unsupported content part type "{shown}"; supported types are: text, and refusal of the assistant',
+        f'unsupported content part type "{shown}"; supported types are: text, image_url of the user,'
+        " and refusal of the assistant",
         f"{where}.type",
     )
 

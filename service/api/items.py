@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from service.api.errors import ApiError, invalid, unsupported
 from service.api.flat_tools import alias_of, custom_arguments
 from service.api.history import Answered, Called, Entry, Role, Said, Thought, is_absent
+from service.api.pictures import Picture, read_picture
 
 Item = dict[str, Any]
 Lookup = Callable[[str], Item | None]
@@ -32,6 +33,7 @@ _FIELDS: dict[str, frozenset[str]] = {
     "item_reference": _SAME,
 }
 """The types that are understood, and the fields of each that are read, or say nothing to a model."""
+_PICTURE_FIELDS = frozenset({"type", "image_url", "detail"})
 _PART_FIELDS = frozenset({"type", "text", "refusal", "logprobs"})
 
 
@@ -139,7 +141,10 @@ class _Reader:
         if known is None:
             shown = role[:100] if type(role) is str else ""
             raise invalid(f'unsupported role "{shown}"; supported roles are: {", ".join(_ROLES)}', f"{where}.role")
-        self.entries.append(Said(known, self._parts(item.get("content"), f"{where}.content")))
+        content, place = item.get("content"), f"{where}.content"
+        self.entries.append(
+            Said(known, self._parts(content, place) if known == "user" else self._texts(content, place))
+        )
 
     def _read_call(self, item: Item, kind: str, where: str) -> None:
         text_in = "arguments" if kind == "function_call" else "input"
@@ -163,7 +168,7 @@ class _Reader:
                 f"No tool call found for function call output with call_id {call_id[:64]}.", f"{where}.call_id"
             )
         output = item.get("output")
-        parts = () if output == [] else self._parts(output, f"{where}.output")
+        parts = () if output == [] else self._texts(output, f"{where}.output")
         self.entries.append(Answered(call_id, "".join(parts)))
 
     def _read_reasoning(self, item: Item, where: str) -> None:
@@ -184,14 +189,33 @@ class _Reader:
         else:
             self.ignored.add("input.reasoning")  # the provider takes none that it cannot read
 
-    def _parts(self, content: Any, where: str) -> tuple[str, ...]:
+    def _texts(self, content: Any, where: str) -> tuple[str, ...]:
         if type(content) is str:
             return (content,)
-        if type(content) is not list or not content:
-            raise invalid(f"{where} must be a string or a non-empty array of content parts", where)
-        return tuple(self._part(part, f"{where}[{index}]") for index, part in enumerate(content))
+        return tuple(self._text(part, place) for part, place in _each(content, where))
 
-    def _part(self, part: Any, where: str) -> str:
+    def _parts(self, content: Any, where: str) -> tuple[str | Picture, ...]:
+        if type(content) is str:
+            return (content,)
+        return tuple(
+            self._picture(part, place)
+            if type(part) is dict and part.get("type") == "input_image"
+            else self._text(part, place)
+            for part, place in _each(content, where)
+        )
+
+    def _picture(self, part: Item, where: str) -> Picture:
+        if part.get("file_id") is not None:
+            raise unsupported(f"{where}.file_id")
+        self._note_unread("input.content", part, _PICTURE_FIELDS)
+        picture, is_ignored = read_picture(
+            part.get("image_url"), part.get("detail"), f"{where}.image_url", f"{where}.detail"
+        )
+        if is_ignored:
+            self.ignored.add("input.content.detail")
+        return picture
+
+    def _text(self, part: Any, where: str) -> str:
         kind = part.get("type") if type(part) is dict else None
         text_in = _TEXTS.get(kind) if type(kind) is str else None
         if text_in is None:
@@ -204,6 +228,13 @@ class _Reader:
 
     def _note_unread(self, where: str, value: Item, fields: frozenset[str]) -> None:
         self.ignored.update(f"{where}.{key}" for key in value if key not in fields and not is_absent(value[key]))
+
+
+def _each(content: Any, where: str) -> list[tuple[Any, str]]:
+    """The parts and where they stand."""
+    if type(content) is not list or not content:
+        raise invalid(f"{where} must be a string or a non-empty array of content parts", where)
+    return [(part, f"{where}[{index}]") for index, part in enumerate(content)]
 
 
 def _string(item: Item, key: str, where: str) -> str:

@@ -14,7 +14,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     `model` is the public name as the client wrote it; `effort`, `summary` and `verbosity` are None when the client did
     not say. An answer ends before the first of `stop`, and after `max_tokens` at most. `ignored` are the names of
-    parameters without effect, safe for a header. `prompt_chars` is what an estimate of tokens goes by.
+    parameters without effect, safe for a header. `prompt_chars` is what an estimate of tokens goes by, `media_chars` is
+    held beside it.
     """
 
     model: str
@@ -30,3 +31,4 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     ignored: tuple[str, ...] = ()
     prompt_chars: int = 0
+    media_chars: int = 0

@@ -206,7 +206,7 @@ def _own(value: Any) -> int:
 def _chars(entry: Entry) -> int:
     match entry:
         case Said():
-            return sum(map(len, entry.parts))
+            return sum(map(len, entry.texts))
         case Called():
             return len(entry.arguments)
         case Answered():

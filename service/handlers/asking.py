@@ -14,8 +14,10 @@ from scheduler.model import Job, NotReady, Priority, QueueFull, Rejected, WaitTo
 from scheduler.ticket import Ticket
 from service.admission import Tenant, count
 from service.api.body import unpacked
-from service.api.errors import ApiError, from_rejection, too_large
+from service.api.errors import ApiError, from_rejection, model_not_found, too_large
 from service.api.headers import read_deadline_s, read_output_mode, read_priority
+from service.pictures import Q, with_pictures
+from service.room import Take
 from service.routing import Plan, Route, Target
 from service.settings import ServerSettings
 from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE, Service
@@ -36,7 +38,9 @@ class Asked(msgspec.Struct, frozen=True):
     mode: OutputMode | None
     body: bytes
 
-    def job(self, turn: TurnRequest, route: Route, target: Target, *, size: int, priority: Priority) -> Job:
+    def job(
+        self, turn: TurnRequest, route: Route, target: Target, *, size: int, priority: Priority, media: int = 0
+    ) -> Job:
         """The job of running `turn` at `target`, which is the first of this tenant's plan for `route`."""
         deadlines = (self.deadline_s, route.deadline_s, self.tenant.max_deadline_s)
         return Job(
@@ -46,6 +50,7 @@ class Asked(msgspec.Struct, frozen=True):
             turn=turn,
             queue_budget_s=target.queue_budget_s,
             size=size,
+            media=media,
             weight=self.tenant.weight,
             priority=priority,
             deadline_s=min((each for each in deadlines if each is not None), default=None),
@@ -68,11 +73,28 @@ async def read_asked(request: web.Request) -> Asked:
     await count(tenant)
     wanted, deadline_s = read_priority(request.headers), read_deadline_s(request.headers)
     mode = read_output_mode(request.headers)
-    body = await _body(request, service.current.settings.server)
+    limits = service.current.settings.server
+    with service.room.claim(tenant.name, limits.max_held_bytes) as take:
+        body = await _body(request, limits, take)
     return Asked(request[REQUEST_ID], tenant, wanted, deadline_s, mode, body)
 
 
-async def _body(request: web.Request, limits: ServerSettings) -> bytes:
+async def read_pictures(service: Service, asked: Asked, question: Q, route: Route) -> tuple[Q, Route]:
+    """The question with all its images, and its route as it is now: another one may have been configured meanwhile.
+
+    Raises:
+        ApiError: an image, or the model is there no more.
+    """
+    current = service.current
+    with service.room.claim(asked.tenant.name, current.settings.server.max_held_bytes) as take:
+        question = await with_pictures(question, current.settings.images, take, seen=route.sees_images)
+    found = route if service.current is current else service.current.routes.find(question.model)
+    if found is None:
+        raise model_not_found(question.model)
+    return question, found
+
+
+async def _body(request: web.Request, limits: ServerSettings, take: Take) -> bytes:
     """The request's body, unpacked; its size, its time and its encodings are bounded."""
     content_type = request.headers.get(hdrs.CONTENT_TYPE)
     if content_type is not None and request.content_type not in ("application/json", "text/plain"):
@@ -86,6 +108,7 @@ async def _body(request: web.Request, limits: ServerSettings) -> bytes:
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             async for piece in request.content.iter_any():  # not request.read(), which keeps a copy with the request
+                take(len(piece))
                 body += piece
                 if len(body) > limits.max_body_bytes:
                     raise too_large()

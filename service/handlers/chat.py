@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from service.api.chat import ChatRequest, parse_chat
 from service.encode.collect import chat_completion
 from service.encode.sse import ChatStream
-from service.handlers.asking import read_asked
+from service.handlers.asking import read_asked, read_pictures
 from service.handlers.exchange import Exchange
 from service.state import SERVICE
 
@@ -24,8 +24,10 @@ async def create(request: web.Request) -> web.StreamResponse:
         ApiError: anything that goes wrong before the first byte of the answer.
     """
     asked = await read_asked(request)
-    current = request.app[SERVICE].current  # from here to the scheduler nobody waits: what it names is still there
-    chat, route = parse_chat(asked.body, find=current.routes.find, max_choices=MAX_CHOICES)
+    service = request.app[SERVICE]
+    chat, route = parse_chat(asked.body, find=service.current.routes.find, max_choices=MAX_CHOICES)
+    chat, route = await read_pictures(service, asked, chat, route)
+    current = service.current  # from here to the scheduler nobody waits: what it names is still there
     exchange = Exchange(request, asked, current, chat, route, keeps=not chat.stream)
     try:
         for _ in range(chat.n):

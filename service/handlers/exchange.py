@@ -55,7 +55,9 @@ class Exchange:
         plan = current.routes.plan(route, tenant.name)
         request[FACTS].update(model=route.public, profile=plan[0].profile, stream=question.stream, priority=priority)
         turn = to_turn(question, model=plan[0].model, effort=route.effort, reasoning_items=reasoning_items)
-        self._job = asked.job(turn, route, plan[0], size=question.prompt_chars, priority=priority)
+        self._job = asked.job(
+            turn, route, plan[0], size=question.prompt_chars, media=question.media_chars, priority=priority
+        )
         self._fallback = plan[1:]
         self.voices = Voices(self._service)
         self.reply = Reply(request, self.voices, current.settings.server)

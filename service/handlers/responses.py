@@ -12,7 +12,7 @@ from service.api.body import json_object
 from service.api.errors import invalid, unsupported
 from service.api.responses import ResponsesRequest, needs, parse_responses
 from service.encode.response_stream import ResponseEvents, ResponseStream
-from service.handlers.asking import read_asked
+from service.handlers.asking import read_asked, read_pictures
 from service.handlers.exchange import Exchange
 from service.state import SERVICE
 
@@ -24,10 +24,12 @@ async def create(request: web.Request) -> web.StreamResponse:
         ApiError: anything that goes wrong before the first byte of the answer.
     """
     asked = await read_asked(request)
-    current = request.app[SERVICE].current  # from here to the scheduler nobody waits: what it names is still there
+    service = request.app[SERVICE]
     fields = json_object(asked.body)
     _refuse_what_needs_a_store(fields)
-    question, route = parse_responses(fields, find=current.routes.find)
+    question, route = parse_responses(fields, find=service.current.routes.find)
+    question, route = await read_pictures(service, asked, question, route)
+    current = service.current  # from here to the scheduler nobody waits: what it names is still there
     exchange = Exchange(
         request,
         asked,

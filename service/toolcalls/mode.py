@@ -43,4 +43,4 @@ def _is_obsidian_copilot(headers: Mapping[str, str], messages: Iterable[Entry]) 
     if TRACE_HEADER in headers or headers.get(TITLE_HEADER, "").strip().lower() == _TITLE:
         return True
     instructions = (entry for entry in messages if isinstance(entry, Said) and entry.role in ("system", "developer"))
-    return any(mark in part for entry in instructions for part in entry.parts for mark in _MARKS)
+    return any(mark in part for entry in instructions for part in entry.texts for mark in _MARKS)

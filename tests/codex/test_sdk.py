@@ -8,9 +8,15 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionChunk, ChatCompletionFunctionToolParam, ChatCompletionMessageParam
+from openai.types.chat import (
+    ChatCompletionChunk,
+    ChatCompletionContentPartParam,
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageParam,
+)
 from pydantic import BaseModel, Field
 
+from tests.support.images import data_url, png
 from tests.support.pools import script
 from tests.support.services import KEY
 from tests.support.serving import MODEL, serving_cli
@@ -303,3 +309,17 @@ def test_a_failure_in_mid_stream_raises_and_is_not_taken_for_an_end(client: Open
     with pytest.raises(openai.APIError):
         chunks.extend(iter(stream))
     assert all(choice.finish_reason is None for chunk in chunks for choice in chunk.choices)
+
+
+def test_an_image_is_seen(client: OpenAI) -> None:
+    content: list[ChatCompletionContentPartParam] = [
+        {"type": "image_url", "image_url": {"url": data_url(png()), "detail": "high"}},
+        {"type": "text", "text": script(text="Red.")},
+    ]
+    answer = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": content}])
+    assert answer.choices[0].message.content == "Red."
+    content[0] = {"type": "image_url", "image_url": {"url": "https://localhost/secret.png"}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": content}])
+    assert caught.value.code == "failed_to_download_image"
+    assert caught.value.param == "messages[0].content[0].image_url.url"

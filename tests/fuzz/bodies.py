@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.support.images import data_url, png
 from tests.support.services import body, scripted
 
 TOOL = {
@@ -103,7 +104,7 @@ RIGHT: list[Any] = [
                 "role": "user",
                 "content": [
                     {"type": "text", "text": "What is it?"},
-                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+                    {"type": "image_url", "image_url": {"url": data_url(png()), "detail": "low"}},
                 ],
             }
         ]

@@ -460,7 +460,10 @@ def test_stream_options_need_a_stream() -> None:
         ({"audio": {"format": "wav", "voice": "alloy"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"moderation": {"model": "m"}}, "moderation"),
-        ({"messages": [user([{"type": "image_url", "image_url": {"url": "data:,"}}])]}, "messages[0].content[0]"),
+        (
+            {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+            "messages[0].content[0]",
+        ),
         ({"messages": [user([{"type": "text", "text": ""}, {"type": "file"}])]}, "messages[0].content[1]"),
         ({"messages": [user([{"type": "input_audio"}])]}, "messages[0].content[0]"),
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio"),
@@ -600,8 +603,15 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+IMAGES = st.fixed_dictionaries({}, optional={"url": VALUES | st.just("data:,"), "detail": VALUES | st.just("low")})
 PARTS = st.fixed_dictionaries(
-    {}, optional={"type": st.sampled_from(["text", "refusal", "image_url", "x"]), "text": VALUES, "refusal": VALUES}
+    {},
+    optional={
+        "type": st.sampled_from(["text", "refusal", "image_url", "x"]),
+        "text": VALUES,
+        "refusal": VALUES,
+        "image_url": VALUES | IMAGES,
+    },
 )
 CALLS = st.fixed_dictionaries(
     {}, optional={"id": VALUES, "type": VALUES, "function": st.just({"name": "f", "arguments": ""}) | VALUES}

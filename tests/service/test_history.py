@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.api.history import Answered, Called, Said
+from service.api.pictures import Picture
 from tests.service.asking import GENERIC, ask, call, calling, refusal, result, user
 
 
@@ -65,6 +66,16 @@ def test_legacy_calls_get_an_id_of_their_own() -> None:
         Called("function_call_3", "f", "{}"),
         Answered("function_call_3", ""),
     )
+
+
+def test_what_a_user_shows_stays_among_what_it_says() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:,", "detail": "high"}}
+    parts = [{"type": "text", "text": "a"}, image, {"type": "text", "text": "b"}]
+    picture = Picture("data:,", "messages[0].content[1].image_url.url", "high")
+    (said,) = say(user(parts))
+    assert said == Said("user", ("a", picture, "b"))
+    assert isinstance(said, Said)
+    assert said.texts == ("a", "b")
 
 
 LEGACY = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.images import data_url, png
 from tests.support.response_events import check_response, check_stream, parse_events
 from tests.support.services import AUTHORIZED, Answer, RunningService, running_service, scripted
 
@@ -74,6 +75,17 @@ async def test_the_answer_to_a_call_goes_back_with_it(api: RunningService) -> No
     ]
     answer = await ask(api, history, tools=[LOOK])
     assert texts(answer.json) == ["The tools answered: a cat"]
+
+
+async def test_an_image_is_shown_or_refused(api: RunningService) -> None:
+    def showing(url: str) -> list[dict[str, Any]]:
+        parts = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": scripted(text="Red.")}]
+        return [{"role": "user", "content": parts}]
+
+    assert texts((await ask(api, showing(data_url(png())))).json) == ["Red."]
+    refused = await ask(api, showing("https://localhost/a.png"))
+    assert (refused.status, refused.code) == (400, "failed_to_download_image")
+    assert refused.error["param"] == "input[0].content[0].image_url"
 
 
 async def test_reasoning_is_told_and_can_be_sent_back(api: RunningService) -> None:

@@ -16,6 +16,7 @@ from service.api.flat_tools import Alias, alias_of
 from service.api.history import Answered, Called, Said, Thought
 from service.api.items import Lookup
 from service.api.output import JSON_OBJECT, Output
+from service.api.pictures import Picture
 from service.api.responses import READ, Needs, Options, ResponsesRequest, needs, parse_responses
 from service.api.tools import Tools
 from service.translate import to_turn
@@ -51,6 +52,10 @@ def call(call_id: Any = "c", name: Any = "look", arguments: Any = "{}", **fields
 
 def result(call_id: Any = "c", output: Any = "found", **fields: Any) -> Item:
     return {"type": "function_call_output", "call_id": call_id, "output": output} | fields
+
+
+def image(**fields: Any) -> Item:
+    return {"type": "input_image", "image_url": "https://a.example/b.png"} | fields
 
 
 def function(name: Any = "look", **fields: Any) -> Item:
@@ -129,6 +134,13 @@ def test_items_of_every_kind_keep_their_roles_texts_and_ids() -> None:
     assert thought == {key: value for key, value in THOUGHT.items() if key != "id"}
 
 
+def test_what_a_user_shows_stays_among_what_it_says() -> None:
+    request = ask(input=[message([{"type": "input_text", "text": "a"}, image(detail="low")])])
+    picture = Picture("https://a.example/b.png", "input[0].content[1].image_url")
+    assert request.messages == (Said("user", ("a", picture)),)
+    assert request.ignored == ("input.content.detail",)
+
+
 def test_reasoning_that_the_provider_could_not_read_is_named() -> None:
     request = ask(input=[message(), {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}])
     assert request.messages == (Said("user", ("go on",)),)
@@ -191,6 +203,11 @@ def test_what_a_request_needs_is_known_before_it_is_read() -> None:
         ({"input": [message([{"type": "input_file", "file_id": "f"}])]}, "input[0].content[0]", UNSUPPORTED),
         ({"input": [message([{"type": "hologram"}])]}, "input[0].content[0].type", GENERIC),
         ({"input": [message([{"type": ["x"]}])]}, "input[0].content[0].type", GENERIC),
+        ({"input": [message([{"type": "input_image"}])]}, "input[0].content[0].image_url", GENERIC),
+        ({"input": [message([image(file_id="f")])]}, "input[0].content[0].file_id", UNSUPPORTED),
+        ({"input": [message([image(detail="x")])]}, "input[0].content[0].detail", GENERIC),
+        ({"input": [message([image()], "assistant")]}, "input[0].content[0]", UNSUPPORTED),
+        ({"input": [call(), result(output=[image()])]}, "input[1].output[0]", UNSUPPORTED),
         ({"input": [call(None)]}, "input[0].call_id", GENERIC),
         ({"input": [call(name="")]}, "input[0].name", GENERIC),
         ({"input": [call(arguments={})]}, "input[0].arguments", GENERIC),

@@ -127,7 +127,7 @@ ENTRIES = st.lists(st.builds(Said, st.sampled_from(["system", "developer", "user
 def test_no_text_is_lost_or_moved_and_no_history_is_empty(entries: list[Said]) -> None:
     got = to_turn(ChatRequest(model="m", messages=tuple(entries)), model="m", effort=None)
     shown = [part["text"] for shown_item in got.items for part in shown_item["content"]]
-    written = [text for entry in entries for text in entry.parts]
+    written = [text for entry in entries for text in entry.texts]
     assert got.instructions.replace("\n\n", "") + "".join(shown) == "".join(written)
     assert got.items
     assert "system" not in {shown_item["role"] for shown_item in got.items}
