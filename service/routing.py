@@ -26,13 +26,16 @@ Draw = Callable[[], float]
 class Target(NamedTuple):
     """A profile that may answer, and what it is asked for.
 
-    `tenant_queue_max` is how many jobs of one key may wait there, None for no such limit.
+    `tenant_queue_max` is how many jobs of one key may wait there, None for no such limit. With `is_strict` a parameter
+    that would have no effect is refused, with `as_transcript` a history goes there as one text.
     """
 
     profile: str
     model: str
     queue_budget_s: float
     tenant_queue_max: int | None
+    is_strict: bool = False
+    as_transcript: bool = False
 
 
 Plan = tuple[Target, ...]
@@ -42,6 +45,7 @@ Plan = tuple[Target, ...]
 class Route(NamedTuple):
     """What a public model name stands for.
 
+    `effort` is what is asked for when the request does not say, `efforts` what may be asked for; () for anything.
     `plans` are the choices, `edges` where in [0, 1) one ends and the next begins. `salt` is None, or what makes a key's
     choice here another than its choice elsewhere.
     """
@@ -51,6 +55,7 @@ class Route(NamedTuple):
     edges: tuple[float, ...]
     salt: str | None
     effort: str | None
+    efforts: tuple[str, ...]
     priority: Priority | None
     deadline_s: float | None
     max_prompt_chars: int | None
@@ -85,7 +90,7 @@ class Routes:
         for name, model in settings.models.items():
             route = _compiled(name, model, settings)
             self._add(name, route, is_listed=True)
-            suffixed = {f"{name}-{level}": level for level in EFFORT_SUFFIXES} if model.effort_suffixes else {}
+            suffixed = {f"{name}-{level}": level for level in _suffixes(model)}
             for public, level in suffixed.items():
                 self._add(name, route._replace(public=public, effort=level), is_listed=public in model.aliases)
             for alias in model.aliases:
@@ -133,6 +138,11 @@ class Routes:
             self._listed.append(route.public)
 
 
+def _suffixes(model: RouteSettings) -> Iterator[str]:
+    if model.effort_suffixes:
+        yield from (level for level in EFFORT_SUFFIXES if not model.efforts or level in model.efforts)
+
+
 def _compiled(name: str, model: RouteSettings, settings: Settings) -> Route:
     def refused(reason: str) -> ValueError:
         return ValueError(f"models.{name}: {reason}")
@@ -147,6 +157,8 @@ def _compiled(name: str, model: RouteSettings, settings: Settings) -> Route:
             wanted or model.model or spec.default_model,
             model.queue_budget_s or spec.queue_budget_s,
             max(1, share) if spec.queue_share < 1 and len(settings.key_hashes()) > 1 else None,
+            is_strict=spec.reject_unsupported,
+            as_transcript=spec.prompt == "transcript",
         )
 
     weighted = [(each.weight, target(each.profile, each.model)) for each in model.targets]
@@ -171,6 +183,7 @@ def _compiled(name: str, model: RouteSettings, settings: Settings) -> Route:
         edges=tuple(edge / total for edge in accumulate(weight for weight, _ in used[:-1])),
         salt=name.lower() if model.sticky else None,
         effort=model.effort,
+        efforts=model.efforts,
         priority=None if model.priority is None else Priority(model.priority),
         deadline_s=model.deadline_s,
         max_prompt_chars=min(limits, default=None),

@@ -246,6 +246,12 @@ class ProfileSettings(_Model):
     penalty_s: float = Field(
         600.0, ge=0, le=86400, description="How long a request that crashed two workers is refused. 0: not at all."
     )
+    prompt: Literal["roles", "transcript"] = Field(
+        "roles", description="How a history reaches the model: every message as what it is, or all as one text."
+    )
+    reject_unsupported: bool = Field(
+        default=False, description="Refuse parameters that have no effect, instead of naming them in a header."
+    )
     required: bool = Field(
         default=True, description="Without a worker of it the service is not ready; no for a canary."
     )
@@ -297,6 +303,7 @@ class RouteSettings(_Model):
         (), description="Further names, which are listed too."
     )
     effort: Effort | None = Field(None, description="Reasoning effort when the request names none.")
+    efforts: tuple[Effort, ...] = Field((), description="Efforts that its models know; unset: whatever is asked for.")
     effort_suffixes: bool = Field(
         default=False, description="NAME-minimal, -low, -medium, -high and -xhigh are NAME with that effort."
     )
@@ -316,6 +323,8 @@ class RouteSettings(_Model):
     def _leads_one_way(self) -> Self:
         if self.targets and "profile" in self.model_fields_set:
             raise ValueError("set profile or targets, not both")
+        if self.efforts and self.effort is not None and self.effort not in self.efforts:
+            raise ValueError("effort is not among efforts")
         return self
 
 

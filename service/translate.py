@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
+from msgspec.structs import replace
+
 from pool.events import TurnRequest
 from service.api.history import Answered, Called, Entry, Said, Thought
 from service.api.pictures import Picture
@@ -29,6 +31,31 @@ def to_turn(request: Question, *, model: str, effort: str | None, reasoning_item
         verbosity=request.verbosity,
         reasoning_items=reasoning_items,
     )
+
+
+def as_transcript(turn: TurnRequest) -> TurnRequest:
+    """The same turn with its history as one text of the user: for a CLI that takes no history in parts.
+
+    Whose words are whose is then only said, and a text can say so as well; reasoning is left out, images follow the
+    text.
+    """
+    lines = [f"[system] {turn.instructions}"] if turn.instructions else []
+    images: list[dict[str, Any]] = []
+    for item in turn.items:
+        if item["type"] == "message":
+            role = "system" if item["role"] == "developer" else item["role"]
+            lines.append(f"[{role}] " + "".join(part.get("text", "") for part in item["content"]))
+            images += (part for part in item["content"] if part["type"] == "input_image")
+        elif item["type"] == "function_call":
+            lines.append(f"[assistant] {item['name']}({item['arguments']}) #{item['call_id']}")
+        elif item["type"] == "function_call_output":
+            lines.append(f"[tool] #{item['call_id']} {_text(item['output'])}")
+    content = [{"type": "input_text", "text": "\n".join(lines)}, *images]
+    return replace(turn, instructions="", items=({"type": "message", "role": "user", "content": content},))
+
+
+def _text(output: Any) -> str:
+    return output if isinstance(output, str) else "".join(part.get("text", "") for part in output)
 
 
 MUST_CALL = "Answer by calling a function, and with nothing else."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import chain
 
 import msgspec
 from aiohttp import hdrs, web
@@ -14,14 +13,16 @@ from scheduler.model import Job, NotReady, Priority, QueueFull, Rejected, WaitTo
 from scheduler.ticket import Ticket
 from service.admission import Tenant, count
 from service.api.body import unpacked
-from service.api.errors import ApiError, from_rejection, model_not_found, too_large
+from service.api.errors import ApiError, from_rejection, invalid, model_not_found, too_large, unsupported
 from service.api.headers import read_deadline_s, read_output_mode, read_priority
+from service.api.question import Question
 from service.pictures import Q, with_pictures
 from service.room import Take
 from service.routing import Plan, Route, Target
 from service.settings import ServerSettings
 from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE, Service
 from service.toolcalls.mode import OutputMode
+from service.translate import as_transcript
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -94,10 +95,21 @@ async def read_pictures(service: Service, asked: Asked, question: Q, route: Rout
     return question, found
 
 
+def check_route(question: Question, route: Route, target: Target) -> None:
+    """Whether what is asked can be had there.
+
+    Raises:
+        ApiError: 400, with the parameter that is too much.
+    """
+    if question.effort is not None and route.efforts and question.effort not in route.efforts:
+        raise invalid(f"reasoning.effort must be one of: {', '.join(route.efforts)}", "reasoning.effort")
+    if target.is_strict and question.ignored:
+        raise unsupported(question.ignored[0])
+
+
 async def _body(request: web.Request, limits: ServerSettings, take: Take) -> bytes:
     """The request's body, unpacked; its size, its time and its encodings are bounded."""
-    content_type = request.headers.get(hdrs.CONTENT_TYPE)
-    if content_type is not None and request.content_type not in ("application/json", "text/plain"):
+    if hdrs.CONTENT_TYPE in request.headers and request.content_type != "application/json":
         raise ApiError(
             status=415,
             message="Content-Type must be application/json",
@@ -119,14 +131,17 @@ async def _body(request: web.Request, limits: ServerSettings, take: Take) -> byt
     return unpacked(bytes(body), request.headers.get(hdrs.CONTENT_ENCODING, ""), limits.max_body_bytes)
 
 
-def submit(service: Service, job: Job, fallback: Plan, tenant: Tenant) -> Ticket:
-    """A ticket for the job, or for the same job at the first of `fallback` that has room and workers for it.
+def submit(service: Service, job: Job, plan: Plan, tenant: Tenant) -> Ticket:
+    """A ticket for the job, which is for the first of `plan`, or for the same job at the next that has room for it.
 
     Raises:
         ApiError: none has; it says when the first of them may have.
     """
     refusals: list[tuple[str, Rejected]] = []
-    for each in chain((job,), (_moved(job, target, tenant) for target in fallback)):
+    for target in plan:
+        each = job if target is plan[0] else _moved(job, target, tenant)
+        if target.as_transcript:
+            each = replace(each, turn=as_transcript(each.turn))
         try:
             ticket = service.scheduler.submit(each)
         except (NotReady, QueueFull, WaitTooLong) as refusal:

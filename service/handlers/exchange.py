@@ -10,7 +10,7 @@ from service.api.question import Question
 from service.encode.choice import Choice, call_counts
 from service.encode.terms import Terms
 from service.handlers.answer import Reply, Voices
-from service.handlers.asking import Asked, submit
+from service.handlers.asking import Asked, check_route, submit
 from service.routing import Route
 from service.state import FACTS, HEADERS, SERVICE, Configuration
 from service.toolcalls.mode import output_mode
@@ -53,12 +53,13 @@ class Exchange:
         )
         priority = tenant.allowed(asked.wanted or route.priority or tenant.priority)
         plan = current.routes.plan(route, tenant.name)
+        check_route(question, route, plan[0])
         request[FACTS].update(model=route.public, profile=plan[0].profile, stream=question.stream, priority=priority)
         turn = to_turn(question, model=plan[0].model, effort=route.effort, reasoning_items=reasoning_items)
         self._job = asked.job(
             turn, route, plan[0], size=question.prompt_chars, media=question.media_chars, priority=priority
         )
-        self._fallback = plan[1:]
+        self._plan = plan
         self.voices = Voices(self._service)
         self.reply = Reply(request, self.voices, current.settings.server)
         if question.ignored:
@@ -74,7 +75,7 @@ class Exchange:
         """
         number = len(self.voices.choices)
         job = self._job if number == 0 else replace(self._job, id=f"{self._job.id}.{number}")
-        self.voices.add(submit(self._service, job, self._fallback, self._tenant), Choice(self._terms, number))
+        self.voices.add(submit(self._service, job, self._plan, self._tenant), Choice(self._terms, number))
 
     async def send(self, body: bytes, *, is_estimate: bool) -> web.Response:
         """A whole answer, with what its headers tell of it."""

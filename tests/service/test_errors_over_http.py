@@ -200,7 +200,7 @@ async def test_a_body_that_is_not_json_is_a_400(api: RunningService) -> None:
 
 
 async def test_a_content_type_that_json_comes_with_is_taken(api: RunningService) -> None:
-    for content_type in ("application/json; charset=utf-8", "APPLICATION/JSON", "text/plain"):
+    for content_type in ("application/json; charset=utf-8", "APPLICATION/JSON"):
         assert (await api.post(GOOD, headers={"Content-Type": content_type})).text == "fine"
     answer = await api.call("POST", CHAT, data=GOOD, headers=AUTHORIZED, skip_auto_headers=["Content-Type"])
     assert answer.text == "fine"
@@ -209,6 +209,7 @@ async def test_a_content_type_that_json_comes_with_is_taken(api: RunningService)
 async def test_another_content_type_is_a_415(api: RunningService) -> None:
     for content_type in (
         "application/xml",
+        "text/plain",
         "multipart/form-data; boundary=x",
         "application/x-www-form-urlencoded",
         ";;",

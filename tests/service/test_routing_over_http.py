@@ -324,3 +324,44 @@ async def test_a_route_may_have_a_shorter_queue_budget_and_a_smaller_prompt(tmp_
         assert (late.status, late.code) in ((503, "queue_timeout"), (503, "queue_wait_too_long"))
         running.close()
         await api.until_at_rest()
+
+
+# --- what a profile or a model cannot do -------------------------------------------------------------------------
+
+
+async def test_a_strict_profile_refuses_what_would_have_no_effect(tmp_path: Path) -> None:
+    async with running_service(tmp_path, profile={"reject_unsupported": True}) as api:
+        assert (await api.chat()).status == 200
+        answer = await api.chat(temperature=0.5)
+        assert (answer.status, answer.code, answer.error["param"]) == (400, "unsupported_parameter", "temperature")
+        assert (await api.chat(temperature=7)).code == "invalid_request_error", "what is wrong is wrong first"
+
+
+async def test_an_effort_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
+    models = {"m": {"efforts": ["low", "high"], "effort_suffixes": True}}
+    async with running_service(tmp_path, models=models) as api:
+        assert (await api.chat(model="m", reasoning_effort="high")).status == 200
+        assert (await api.chat(model="m-low")).status == 200
+        answer = await api.chat(model="m", reasoning_effort="xhigh")
+        assert (answer.status, answer.error["param"]) == (400, "reasoning.effort")
+        assert answer.error["message"] == "reasoning.effort must be one of: low, high"
+        assert (await api.chat(model="m-medium")).code == "model_not_found"
+
+
+async def test_a_history_goes_to_each_profile_in_the_form_that_suits_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": HEARD},
+    ]
+    models = {"m": {"fallback": ["spare"]}}
+    async with with_spare(tmp_path, profile={"prompt": "transcript"}, models=models) as api:
+        assert (await api.chat(model="m", messages=messages)).text == "[user] one\n[assistant] two\n[user]"
+        pool = api.service.pool
+        genuine = pool.outlook
+        down = Outlook(0, 1, 3.0)
+        monkeypatch.setattr(pool, "free", lambda name: 0 if name == "default" else 1)
+        monkeypatch.setattr(pool, "outlook", lambda name: down if name == "default" else genuine(name))
+        assert (await api.chat(model="m", messages=messages)).text == ""

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pool.events import ToolSpec, TurnRequest
 from service.api.chat import ChatRequest, parse_chat
 from service.api.history import Said
-from service.translate import MUST_CALL, to_turn
+from service.translate import MUST_CALL, as_transcript, to_turn
 from tests.service.asking import Known
 
 
@@ -131,3 +132,39 @@ def test_no_text_is_lost_or_moved_and_no_history_is_empty(entries: list[Said]) -
     assert got.instructions.replace("\n\n", "") + "".join(shown) == "".join(written)
     assert got.items
     assert "system" not in {shown_item["role"] for shown_item in got.items}
+
+
+# --- as one text -------------------------------------------------------------------------------------------------
+
+
+def test_a_transcript_is_one_text_of_the_user_that_says_whose_words_are_whose() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"of":"x"}'}}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    whole = turn(
+        system("Be terse."),
+        {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "x?"}, picture]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a letter"},
+        {"role": "assistant", "content": "A letter."},
+        system("In French now."),
+        USER,
+        tools=[{"type": "function", "function": {"name": "look"}}],
+    )
+    assert as_transcript(whole) == replace(
+        whole,
+        instructions="",
+        items=(
+            {
+                "type": "message",
+                "role": "user",
+                "content": [
+                    {
+                        "type": "input_text",
+                        "text": '[system] Be terse.\n[user] What is x?\n[assistant] look({"of":"x"}) #call_1\n'
+                        "[tool] #call_1 a letter\n[assistant] A letter.\n[system] In French now.\n[user] hi",
+                    },
+                    {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+                ],
+            },
+        ),
+    )
