@@ -50,6 +50,7 @@ READ = frozenset(
         "reasoning_effort",
         "stop",
         "metadata",
+        "service_tier",
         "verbosity",
         "modalities",
         "audio",
@@ -107,6 +108,7 @@ def parse_chat(body: bytes, *, find: Callable[[str], M | None], max_choices: int
         effort=effort,
         verbosity=options.verbosity,
         metadata=options.metadata,
+        service_tier=options.service_tier,
         ignored=_ignored(fields, options, history.ignored + ignored_of_tools),
         prompt_chars=prompt_chars,
     )

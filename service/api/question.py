@@ -29,6 +29,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     stream: bool = False
     metadata: dict[str, str] | None = None
+    service_tier: str | None = None
     ignored: tuple[str, ...] = ()
     prompt_chars: int = 0
     media_chars: int = 0

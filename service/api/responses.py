@@ -59,7 +59,7 @@ READ = frozenset(
     {
         *("model", "input", "instructions", "previous_response_id", "store", "background", "stream", "stream_options"),
         *("tools", "tool_choice", "parallel_tool_calls", "max_tool_calls", "text", "reasoning", "include", "n"),
-        *("max_output_tokens", "metadata", "truncation", "top_logprobs", *REFUSED, *MOVED),
+        *("max_output_tokens", "metadata", "service_tier", "truncation", "top_logprobs", *REFUSED, *MOVED),
     }
 )
 """What is done as asked, or refused. Every other field of a request is named to its sender as ignored."""
@@ -185,6 +185,7 @@ def parse_responses(
         max_tokens=max_tokens,
         stream=bool(options.stream),
         metadata=options.metadata,
+        service_tier=options.service_tier,
         ignored=_ignored(fields, options, [*items.ignored, *tools.ignored]),
         prompt_chars=prompt_chars,
         items=items.expanded[len(items.expanded) - _own(fields.get("input")) :],

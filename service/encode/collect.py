@@ -19,10 +19,11 @@ def chat_completion(
     fingerprint: str,
     request: ChatRequest,
     choices: Sequence[Choice],
+    service_tier: str = "default",
 ) -> tuple[bytes, bool]:
     """A `chat.completion` object of choices that have ended, and whether its token counts are an estimate.
 
-    Source: OpenAI's CreateChatCompletionResponse; `metadata` is left out when the client sent none.
+    Source: OpenAI's CreateChatCompletionResponse; `metadata` and `service_tier` are left out when the client sent none.
     """
     usage, is_estimate = total(choices)
     answer: dict[str, Any] = {
@@ -39,6 +40,8 @@ def chat_completion(
     }
     if request.metadata is not None:
         answer["metadata"] = request.metadata
+    if request.service_tier is not None:
+        answer["service_tier"] = service_tier
     return msgspec.json.encode(answer), is_estimate
 
 

@@ -44,11 +44,13 @@ class ChatStream:
         fingerprint: str,
         request: ChatRequest,
         stop_mode: StopMode = StopMode.BURST,
+        service_tier: str = "default",
     ) -> None:
         same = b'"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"system_fingerprint":%b'
-        self._head = (
-            b"data: {" + same % (_json(id), created, _json(request.model), _json(fingerprint)) + b',"choices":['
-        )
+        same %= (_json(id), created, _json(request.model), _json(fingerprint))
+        if request.service_tier is not None:
+            same += b',"service_tier":' + _json(service_tier)
+        self._head = b"data: {" + same + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
         self._request = request
         self._stop_mode = stop_mode

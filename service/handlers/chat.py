@@ -56,11 +56,17 @@ async def _answer(exchange: Exchange, chat: ChatRequest) -> web.StreamResponse:
             fingerprint=voices.fingerprint(),
             request=chat,
             stop_mode=settings.tools.controls.mode,
+            service_tier=exchange.tier,
         )
         return await exchange.reply.stream(encoder, shown)
     while await voices.read():
         pass
     body, is_estimate = chat_completion(
-        id=id, created=created, fingerprint=voices.fingerprint(), request=chat, choices=voices.choices
+        id=id,
+        created=created,
+        fingerprint=voices.fingerprint(),
+        request=chat,
+        choices=voices.choices,
+        service_tier=exchange.tier,
     )
     return await exchange.send(body, is_estimate=is_estimate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from msgspec.structs import replace
 
+from service import tiers
 from service.api.headers import MODE_HEADER, PRIORITY_APPLIED_HEADER
 from service.api.question import Question
 from service.encode.choice import Choice, call_counts
@@ -27,7 +28,7 @@ class Exchange:
     """`ask` for each answer that is wanted, read them from `voices`, write them with `reply`; `close` it in any case.
 
     With `keeps` an answer is needed once more when it has ended. With `shows_reasoning` it has its reasoning, too, and
-    with `reasoning_items` in a form that may be sent back.
+    with `reasoning_items` in a form that may be sent back. `tier` is OpenAI's word for how it is served.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Exchange:
         self._terms = Terms.of(
             question, keeps=keeps, shows_reasoning=shows_reasoning, mode=mode, controls=tools.controls
         )
-        priority = tenant.allowed(asked.wanted or route.priority or tenant.priority)
+        wanted = asked.wanted or tiers.WANTED.get(question.service_tier or "auto")
+        priority = tenant.allowed(wanted or route.priority or tenant.priority)
+        self.tier = tiers.NAMES[priority]
         plan = current.routes.plan(route, tenant.name)
         check_route(question, route, plan[0])
         request[FACTS].update(model=route.public, profile=plan[0].profile, stream=question.stream, priority=priority)
@@ -64,7 +67,7 @@ class Exchange:
         self.reply = Reply(request, self.voices, current.settings.server)
         if question.ignored:
             self.reply.headers[IGNORED_HEADER] = ", ".join(question.ignored)
-        if asked.wanted is not None and asked.wanted is not priority:
+        if wanted is not None and wanted is not priority:
             self.reply.headers[PRIORITY_APPLIED_HEADER] = priority
 
     def ask(self) -> None:

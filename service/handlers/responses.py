@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from service.api.body import json_object
 from service.api.errors import invalid, unsupported
@@ -40,6 +41,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         shows_reasoning=True,
         reasoning_items=question.shows_encrypted,
     )
+    question = replace(question, echo=question.echo | {"service_tier": exchange.tier})
     try:
         exchange.ask()
         return await _answer(exchange, question)

@@ -543,7 +543,6 @@ def test_parameters_without_effect_are_named() -> None:
         "prompt_cache_key",
         "prompt_cache_retention",
         "store",
-        "service_tier",
         "prediction",
         "whatever",
         "reasoning.summary",

@@ -130,6 +130,13 @@ def completion(*choices: Choice, **fields: Any) -> dict[str, Any]:
     return answer
 
 
+def test_the_tier_is_told_where_one_was_asked_for() -> None:
+    assert completion(service_tier="auto")["service_tier"] == "default"
+    assert "service_tier" not in completion()
+    assert chunks(stream(service_tier="auto").begin())[0]["service_tier"] == "default"
+    assert "service_tier" not in chunks(stream().begin())[0]
+
+
 def test_the_schema_check_can_fail() -> None:
     answer = completion()
     del answer["choices"][0]["message"]["refusal"]

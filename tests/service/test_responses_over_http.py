@@ -77,6 +77,13 @@ async def test_the_answer_to_a_call_goes_back_with_it(api: RunningService) -> No
     assert texts(answer.json) == ["The tools answered: a cat"]
 
 
+async def test_the_tier_is_the_one_that_was_used(api: RunningService) -> None:
+    for asked, used in ((None, "default"), ("flex", "flex"), ("priority", "default")):
+        assert (await ask(api, service_tier=asked)).json["service_tier"] == used
+        events = await streamed(api, "Hello.", service_tier=asked)
+        assert {event["response"]["service_tier"] for event in events if "response" in event} == {used}
+
+
 async def test_an_image_is_shown_or_refused(api: RunningService) -> None:
     def showing(url: str) -> list[dict[str, Any]]:
         parts = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": scripted(text="Red.")}]

@@ -517,7 +517,6 @@ def test_parameters_without_effect_are_named() -> None:
         "user",
         "prompt_cache_key",
         "client_metadata",
-        "service_tier",
         "whatever",
         "truncation",
         "include.web_search_call.results",

@@ -223,6 +223,37 @@ async def test_a_class_is_asked_for_lowered_to_what_the_key_may_and_the_answer_s
     ]
 
 
+async def test_a_service_tier_asks_for_a_class_and_the_answer_has_the_one_that_was_used(
+    tmp_path: Path, log: Log
+) -> None:
+    keys = [key("alice", ALICE, max_priority="interactive"), key("bob", BOB, priority="batch")]
+    urgently = bearer(ALICE, **{"x-priority": "interactive"})
+    asked: list[tuple[dict[str, Any], tuple[str, str | None], str | None]] = [
+        ({}, ("standard", None), None),
+        ({"service_tier": None}, ("standard", None), None),
+        ({"service_tier": "auto"}, ("standard", None), "default"),
+        ({"service_tier": "default"}, ("standard", None), "default"),
+        ({"service_tier": "scale"}, ("standard", None), "default"),
+        ({"service_tier": "flex"}, ("batch", None), "flex"),
+        ({"service_tier": "priority"}, ("standard", "standard"), "default"),
+        ({"service_tier": "priority", "headers": bearer(ALICE)}, ("interactive", None), "priority"),
+        ({"service_tier": "fast", "headers": bearer(ALICE)}, ("interactive", None), "priority"),
+        ({"service_tier": "auto", "headers": bearer(BOB)}, ("batch", None), "flex"),
+        ({"service_tier": "flex", "headers": urgently}, ("interactive", None), "priority"),
+        ({"service_tier": "flex", "model": "urgent"}, ("batch", None), "flex"),
+        ({"service_tier": "auto", "model": "urgent", "headers": bearer(ALICE)}, ("interactive", None), "priority"),
+    ]
+    models = {"codex-5": {}, "urgent": {"priority": "interactive"}}
+    async with running_service(tmp_path, keys=keys, models=models) as api:
+        assert await classes(api, log, *(fields for fields, _, _ in asked)) == [got for _, got, _ in asked]
+        for fields, _, tier in asked:
+            whole, streamed = await api.chat(**fields), await api.chat(**fields, stream=True)
+            assert whole.json.get("service_tier") == tier
+            assert {chunk.get("service_tier") for chunk in streamed.stream.chunks} == {tier}
+        refused = await api.chat(service_tier="gold")
+        assert (refused.status, refused.error["param"]) == (400, "service_tier")
+
+
 async def test_a_routes_class_is_for_who_asks_for_none_and_never_above_the_keys(tmp_path: Path, log: Log) -> None:
     models = {"quick": {"priority": "interactive"}, "slow": {"priority": "batch"}}
     keys = [key("alice", ALICE, max_priority="interactive")]
