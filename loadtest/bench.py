@@ -1,6 +1,7 @@
 """Requests per second through the service on the real CLI, beside the same turns driven straight over stdio.
 
     python -m loadtest.bench [--rounds 5] [--seconds 4] [--workers 2] [--concurrency 1 8]
+    python -m loadtest.bench hotpath [--quick] [--only NAME ...] [--rounds N] [--json FILE]
     python -m loadtest.bench scheduler [--quick] [--json FILE] [--real]
     python -m loadtest.bench store [--quick] [--json FILE] [--folder DIRECTORY] [--aiosqlite]
 
@@ -30,7 +31,7 @@ import aiohttp
 import tomli_w
 import uvloop
 
-from loadtest import bench_scheduler, bench_store
+from loadtest import bench_hotpath, bench_scheduler, bench_store
 from pool.binary import bundled_models, resolve
 from pool.home import Home, catalogue
 from pool.profile import Credentials, Profile
@@ -293,7 +294,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
-    commands = parser.add_subparsers(dest="command", metavar="[scheduler | store]")
+    commands = parser.add_subparsers(dest="command", metavar="[hotpath | scheduler | store]")
+    hotpath = commands.add_parser(
+        "hotpath", description=bench_hotpath.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    bench_hotpath.add_arguments(hotpath)
     scheduler = commands.add_parser(
         "scheduler", description=bench_scheduler.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -308,6 +313,8 @@ def main() -> int:
     store.add_argument("--folder", type=Path, metavar="DIRECTORY", help="on the disk that is meant")
     store.add_argument("--aiosqlite", action="store_true", help="measure that library too")
     arguments = parser.parse_args()
+    if arguments.command == "hotpath":
+        return bench_hotpath.run(arguments)
     if arguments.command == "scheduler":
         return bench_scheduler.run(is_quick=arguments.quick, is_real=arguments.real, json_file=arguments.json)
     if arguments.command == "store":

@@ -87,5 +87,5 @@ def _environment() -> dict[str, object]:
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("codex-completions", "uvloop", "msgspec")},
+        "packages": {name: version(name) for name in ("codex-completions", "aiohttp", "uvloop", "msgspec")},
     }
