@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +21,9 @@ CALLS: list[Json] = [
 ]
 
 
+XML, JSON = "obsidian-xml", "openai-json"
+
+
 class Case(NamedTuple):
     """A text, two ways to cut it, and what is asked for."""
 
@@ -28,6 +32,7 @@ class Case(NamedTuple):
     second: list[str]
     fields: Json
     calls: list[Json]
+    mode: str
 
 
 @st.composite
@@ -49,28 +54,63 @@ def cases(draw: st.DrawFn) -> Case:
     calls = draw(st.sampled_from([[], [], CALLS[:1], CALLS]))
     if calls:
         fields |= {"tools": TOOLS, "parallel_tool_calls": draw(st.booleans())}
-    return Case(text, draw(pieces(text)), draw(pieces(text)), fields, calls)
+    return Case(text, draw(pieces(text)), draw(pieces(text)), fields, calls, JSON)
+
+
+BLOCK = "<use_tool>\n<name>look</name>\n<at>é &amp; ä</at></use_tool>"
+FRAGMENTS = [
+    *(BLOCK, "<use_tool name='look'/>", '<use_tool>{"name": "look", "arguments": {"a": "</use_tool>"}}</use_tool>'),
+    *(
+        "<use_tool>",
+        "</use_tool>",
+        "<name>look</name>",
+        "<name>",
+        "</name>",
+        "listen",
+        "<at>",
+        "</at>",
+        "<args>{}</args>",
+    ),
+    *("<args>{}</args>", "<use_", "tool>", "<", ">", "&lt;", "a", "é", "😀", " ", "\n", "Text before. "),
+]
+
+
+@st.composite
+def cases_with_blocks(draw: st.DrawFn) -> Case:
+    text = "".join(draw(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=12)))
+    fields: Json = {}
+    if draw(st.booleans()):
+        fields |= {"tools": TOOLS, "parallel_tool_calls": draw(st.booleans())}
+    if draw(st.integers(0, 3)) == 0:
+        fields["stop"] = [draw(st.sampled_from(["listen", "</name>", "a", "é", "<", "😀 "]))]
+    if draw(st.integers(0, 3)) == 0:
+        fields["max_tokens"] = draw(st.integers(1, 30))
+    calls = draw(st.sampled_from([[], CALLS[:1], CALLS])) if "tools" in fields else []
+    return Case(text, draw(pieces(text)), draw(pieces(text)), fields, calls, draw(st.sampled_from([JSON, XML])))
 
 
 class Said(NamedTuple):
-    """What a client has at the end."""
+    """What a client has at the end; `count` is how many calls it was told there are, and whether some were left out."""
 
     text: str
     calls: list[tuple[str, str, str]]
     finish: str
+    count: tuple[int, bool]
 
 
 def whole(served: Served, case: Case, deltas: list[str]) -> Said:
-    answer = served.chat(prompt(case, deltas), **case.fields)
+    answer = served.chat(prompt(case, deltas), headers={"x-proxy-output-mode": case.mode}, **case.fields)
     assert answer.status == 200, answer.raw
     (choice,) = answer.json["choices"]
     made = choice["message"].get("tool_calls", [])
     calls = [(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in made]
-    return Said(choice["message"]["content"] or "", calls, choice["finish_reason"])
+    told = answer.headers["x-codex-tool-call-count"], answer.headers["x-codex-tool-call-truncated"]
+    return Said(choice["message"]["content"] or "", calls, choice["finish_reason"], (int(told[0]), told[1] == "true"))
 
 
 def streamed(served: Served, case: Case, deltas: list[str]) -> Said:
-    answer = served.chat(prompt(case, deltas), stream=True, **case.fields)
+    headers = {"x-proxy-output-mode": case.mode}
+    answer = served.chat(prompt(case, deltas), headers=headers, stream=True, **case.fields)
     assert answer.status == 200, answer.raw
     stream = answer.stream
     assert stream.is_done
@@ -81,7 +121,11 @@ def streamed(served: Served, case: Case, deltas: list[str]) -> Said:
         calls[part["index"]][2] += part["function"]["arguments"]
     assert list(calls) == list(range(len(calls)))
     (finish,) = stream.finishes
-    return Said(stream.text, [(one, two, three) for one, two, three in calls.values()], finish)
+    told = (0, False)
+    for comment in stream.comments:
+        facts = json.loads(comment.removeprefix(": "))
+        told = facts["tool_call_count"], facts["tool_call_truncated"]
+    return Said(stream.text, [(one, two, three) for one, two, three in calls.values()], finish, told)
 
 
 def prompt(case: Case, deltas: list[str]) -> str:
@@ -105,12 +149,19 @@ def test_so_it_is_through_the_real_cli(served: Served, case: Case) -> None:
     check(served, case)
 
 
-def check(served: Served, case: Case) -> None:
-    """Four ways to get the answer, and what it has to be."""
+def same(served: Served, case: Case) -> Said:
+    """The answer, which is the same in all four ways to get it."""
     said = whole(served, case, case.first)
     assert whole(served, case, case.second) == said
     assert streamed(served, case, case.first) == said
     assert streamed(served, case, case.second) == said
+    assert said.count[0] == len(said.calls)
+    return said
+
+
+def check(served: Served, case: Case) -> None:
+    """It is the same, and what it has to be."""
+    said = same(served, case)
     ends = [place for stop in case.fields.get("stop", ()) if (place := case.text.find(stop)) >= 0]
     until = min(ends, default=len(case.text))
     if "max_tokens" in case.fields:
@@ -123,3 +174,13 @@ def check(served: Served, case: Case) -> None:
         assert said.calls == (wanted if case.fields["parallel_tool_calls"] else wanted[:1])
     else:
         assert said.calls == []
+
+
+@settings(trying(1), suppress_health_check=[*HealthCheck])
+@given(case=cases_with_blocks())
+def test_so_are_calls_that_are_written_into_it(served: Served, case: Case) -> None:
+    said = same(served, case)
+    if case.mode == JSON and "tools" not in case.fields:
+        assert said.calls == []
+    if (case.mode == XML or not said.calls) and not case.calls and not case.fields:
+        assert said.text == case.text

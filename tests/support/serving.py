@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,13 +48,13 @@ class Served(NamedTuple):
         """A GET without a key."""
         return self.call("GET", path)
 
-    def chat(self, prompt: str = "Hello.", **fields: Any) -> Answer:
+    def chat(self, prompt: str = "Hello.", *, headers: Mapping[str, str] | None = None, **fields: Any) -> Answer:
         """A chat completion with the key."""
-        return self.post(json.dumps(body(prompt, **fields)).encode())
+        return self.post(json.dumps(body(prompt, **fields)).encode(), **(headers or {}))
 
-    def post(self, data: bytes) -> Answer:
+    def post(self, data: bytes, **headers: str) -> Answer:
         """Some body to the chat completions, with the key."""
-        return self.call("POST", "/v1/chat/completions", data, **AUTHORIZED, **JSON_BODY)
+        return self.call("POST", "/v1/chat/completions", data, **AUTHORIZED, **JSON_BODY, **headers)
 
     def metric(self, name: str) -> float:
         """A metric's sum over all its labels."""
