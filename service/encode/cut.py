@@ -31,10 +31,11 @@ class Cut:
         if self.verdict is not None:
             return ""
         text = self._held + text
-        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        found = [(place + len(stop), place) for stop in self._stop if (place := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return self._metered(text[: min(found)], Finish.STOP, closes=True)
+            _, until = min(found)  # whichever is complete first, so that it does not matter in what pieces text comes
+            return self._metered(text[:until], Finish.STOP, closes=True)
         sure = min((_sure(text, stop) for stop in self._stop), default=len(text))
         self._held = text[sure:]
         return self._metered(text[:sure], None, closes=False)

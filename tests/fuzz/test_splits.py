@@ -162,12 +162,13 @@ def same(served: Served, case: Case) -> Said:
 def check(served: Served, case: Case) -> None:
     """It is the same, and what it has to be."""
     said = same(served, case)
-    ends = [place for stop in case.fields.get("stop", ()) if (place := case.text.find(stop)) >= 0]
-    until = min(ends, default=len(case.text))
+    stops = case.fields.get("stop", ())
+    ends = [(place + len(stop), place) for stop in stops if (place := case.text.find(stop)) >= 0]
+    text = case.text[: min(ends)[1]] if ends else case.text
     if "max_tokens" in case.fields:
-        assert case.text[:until].startswith(said.text)
+        assert text.startswith(said.text)
     else:
-        assert said.text == case.text[:until]
+        assert said.text == text
         assert said.finish == ("stop" if ends or not case.calls else "tool_calls")
     wanted = [(call["call_id"], call["name"], call.get("arguments", "{}")) for call in case.calls]
     if said.finish == "tool_calls":

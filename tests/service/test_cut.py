@@ -63,12 +63,14 @@ STOPS = st.lists(st.text(FEW, min_size=1, max_size=4), max_size=4).map(tuple)
 @given(DELTAS, STOPS, st.none() | st.integers(1, 20))
 @example(["aa", "ab"], ("aab",), None)
 @example(["ab", "ab", "aa"], ("ababaa",), None)
+@example(["abb"], ("b", "abb"), None)
+@example(["ab", "b"], ("b", "abb"), None)
 def test_however_the_text_is_cut_into_deltas_it_ends_in_the_same_place(
     deltas: list[str], stop: tuple[str, ...], max_tokens: int | None
 ) -> None:
     text = "".join(deltas)
-    ends = [place for each in stop if (place := text.find(each)) >= 0]
-    until = text[: min(ends, default=len(text))]
+    ends = [(place + len(each), place) for each in stop if (place := text.find(each)) >= 0]
+    until = text[: min(ends)[1]] if ends else text
     verdict = Finish.STOP if ends else None
     tokens = vocabulary().count(until)
     if max_tokens is not None and tokens > max_tokens:
