@@ -1,10 +1,11 @@
-"""A caller's functions as the app-server passes them on whole: it drops some names, and parts of many schemas.
+"""A caller's functions and schemas as the app-server passes them on whole: it drops names, and parts of many schemas.
 
 Source: measured on 0.163.0; tests/codex/test_functions.py holds us to it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -27,6 +28,10 @@ _KEPT = frozenset({"description", "enum", "required", "minItems", "$ref", *_TO_S
 _TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
 _SAYS_NOTHING = frozenset({"title", "$schema", "$id", "$comment"})
 
+_LONG = re.compile(rb"[0-9]{19}")
+_READABLE = range(-(2**63), 2**64)
+"""Integers beyond these it refuses, with the whole request; those of more than 128 bits it takes for floats."""
+
 REFUSAL = "dynamic tool "
 """How the message begins when it refuses a thread for the caller's functions."""
 
@@ -39,17 +44,18 @@ class Adapted(NamedTuple):
 
 
 def adapted(request: TurnRequest) -> Adapted:
-    """The same request, with functions and calls in the history that come through.
+    """The same request, with functions, calls in the history and an output schema that come through.
 
-    A name that does not gets underscores in front. What is lost of a schema is said in the function's description,
+    A name that does not gets underscores in front. What is lost of a function's schema is said in its description,
     which comes through at any length.
     """
+    if request.output_schema is not None:
+        schema = _readable(request.output_schema, msgspec.json.encode(request.output_schema))
+        request = msgspec.structs.replace(request, output_schema=schema)
     if not request.tools:
         return Adapted(request, {})
     aliases = _aliases([tool.name for tool in request.tools])
-    tools = tuple(
-        ToolSpec(aliases.get(tool.name, tool.name), _described(tool), tool.input_schema) for tool in request.tools
-    )
+    tools = tuple(_passed_on(tool, aliases.get(tool.name, tool.name)) for tool in request.tools)
     items = tuple(_renamed(item, aliases) for item in request.items) if aliases else request.items
     return Adapted(
         msgspec.structs.replace(request, tools=tools, items=items), {alias: name for name, alias in aliases.items()}
@@ -74,12 +80,26 @@ def _renamed(item: dict[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]
     return item if alias is None else {**item, "name": alias}
 
 
-def _described(tool: ToolSpec) -> str:
-    schema = msgspec.json.encode(tool.input_schema)
-    if len(schema) <= MAX_SCHEMA_BYTES and _comes_through(tool.input_schema):
-        return tool.description
-    said = f"The exact JSON Schema of its arguments: {schema.decode()}"
-    return f"{tool.description}\n\n{said}" if tool.description else said
+def _passed_on(tool: ToolSpec, name: str) -> ToolSpec:
+    text = msgspec.json.encode(tool.input_schema)
+    schema = _readable(tool.input_schema, text)
+    if len(text) <= MAX_SCHEMA_BYTES and schema == tool.input_schema and _comes_through(schema):
+        return ToolSpec(name, tool.description, schema)
+    said = f"The exact JSON Schema of its arguments: {text.decode()}"
+    return ToolSpec(name, f"{tool.description}\n\n{said}" if tool.description else said, schema)
+
+
+def _readable(schema: dict[str, Any], text: bytes) -> dict[str, Any]:
+    """The schema, which is `text` in JSON, without integers that are refused: floats have room for them."""
+    if _LONG.search(text) is None:
+        return schema
+    readable: dict[str, Any] = json.loads(text, parse_int=_number)
+    return readable
+
+
+def _number(text: str) -> int | float:
+    value = int(text)
+    return value if value in _READABLE or value.bit_length() > 128 else float(value)
 
 
 def _comes_through(schema: Any) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from loadtest.model_standin import ModelStandin
 from pool.events import FaultKind, Finish, ToolCall, ToolSpec, TurnRequest
 from pool.protocol.functions import MAX_SCHEMA_BYTES, adapted
-from tests.pool.test_functions import LOSSY, PLAIN
+from tests.pool.test_functions import LONG_NUMBERS, LOSSY, PLAIN
 from tests.support.pools import RunningPool, script, user
 
 NAMES = (
@@ -86,6 +86,16 @@ async def test_a_large_schema_reaches_the_model_in_words(real: RunningPool, stan
     function = await sent(real, standin, schema)
     assert "description" not in function["parameters"]["properties"]["p0"]
     assert json.loads(function["description"].removeprefix(SAID)) == schema
+
+
+@pytest.mark.parametrize("number", [number for number, _ in LONG_NUMBERS])
+async def test_a_schema_may_hold_any_number(real: RunningPool, standin: ModelStandin, number: int) -> None:
+    inner = {"type": "integer", "enum": [1, number]}
+    schema = {"type": "object", "properties": {"a": inner}, "required": ["a"], "additionalProperties": False}
+    function = await sent(real, standin, schema)
+    assert function["parameters"]["properties"]["a"]["enum"] == pytest.approx([1, number])
+    _, end = await real.turn(TurnRequest("gpt-5.5", "", (user(script(text="x")),), output_schema=schema))
+    assert end.finish is Finish.STOP, end
 
 
 @pytest.mark.parametrize("schema", [{"type": "object", "properties": []}, {"type": "null"}, {"required": "a"}])

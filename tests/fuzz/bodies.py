@@ -111,6 +111,66 @@ RIGHT: list[Any] = [
     ),
 ]
 
+FLAT_TOOL = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": None}
+
+RIGHT_RESPONSES: list[Any] = [
+    {"model": "codex-5", "input": "Hello."},
+    {
+        "model": "codex-5",
+        "instructions": "Be brief.",
+        "input": [
+            {"role": "developer", "content": "Be kind."},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Look."}]},
+            {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]},
+            {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "call_1", "output": "a bell"},
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "A bell.", "annotations": []}],
+            },
+            {"role": "user", "content": "And now?"},
+        ],
+        "tools": [FLAT_TOOL],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "text": {"format": {"type": "text"}, "verbosity": "low"},
+        "include": ["reasoning.encrypted_content"],
+        "store": False,
+    },
+    {
+        "model": "codex-5",
+        "input": scripted(tool_calls=[{"name": "look"}]),
+        "tools": [FLAT_TOOL],
+        "tool_choice": {"type": "function", "name": "look"},
+        "stream": True,
+        "max_output_tokens": 50,
+        "max_tool_calls": 1,
+        "truncation": "disabled",
+        "metadata": {"a": "b"},
+        "user": "me",
+        "temperature": 1,
+        "top_p": 0.5,
+        "service_tier": "auto",
+    },
+    {
+        "model": "codex-5",
+        "input": scripted(text='{"a": 1}'),
+        "text": {
+            "format": {
+                "type": "json_schema",
+                "name": "a",
+                "strict": True,
+                "schema": {"type": "object", "properties": {}, "required": [], "additionalProperties": False},
+            }
+        },
+        "stream": True,
+    },
+]
+
 HUGE = 10**310
 ODD_TEXTS = [
     "",
@@ -166,11 +226,11 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> Any:
+def mutated(draw: st.DrawFn, right: list[Any]) -> Any:
     """A right body, wrong in up to three places, none of which is read before all others."""
-    made: Any = copy.deepcopy(draw(st.sampled_from(RIGHT)))
+    made: Any = copy.deepcopy(draw(st.sampled_from(right)))
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 2, 3]))):
-        paths = [path for path in places(made) if path not in (("model",), ("messages",))]
+        paths = [path for path in places(made) if path not in (("model",), ("messages",), ("input",))]
         if not paths:
             break
         *way, last = draw(st.sampled_from(paths))
@@ -221,5 +281,9 @@ def written(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> bytes:
     return data
 
 
-NEARLY_RIGHT = mutated().map(lambda value: json.dumps(value).encode())
-BODIES = written(mutated()) | written(mutated()) | written(VALUES | DEEP) | st.binary(max_size=200)
+def nearly(right: list[Any]) -> st.SearchStrategy[bytes]:
+    """Those with something wrong in them, as JSON."""
+    return mutated(right).map(lambda value: json.dumps(value).encode())
+
+
+BODIES = written(mutated(RIGHT)) | written(mutated(RIGHT_RESPONSES)) | written(VALUES | DEEP) | st.binary(max_size=200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping
 
@@ -12,13 +13,15 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from tests.fuzz.bodies import BODIES, NEARLY_RIGHT, RIGHT
+from tests.fuzz.bodies import BODIES, RIGHT, RIGHT_RESPONSES, nearly
 from tests.support.examples import trying
 from tests.support.services import AUTHORIZED, JSON_BODY, WAIT_S, Answer
 from tests.support.serving import Served
 
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 PATHS = [
-    "/v1/chat/completions",
+    CHAT,
+    RESPONSES,
     "/v1/models",
     "/v1/models/codex-5",
     "/healthz",
@@ -30,6 +33,9 @@ PATHS = [
 VERBS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]
 OWED = {"tool_choice_not_followed", "response_format_not_followed"}
 """502s that a right request may well get: nobody told the scripted model what to say."""
+
+
+LAST = re.compile(rb"^event: response\.(?:completed|incomplete|failed)$", re.MULTILINE)
 
 
 class Line:
@@ -83,7 +89,9 @@ def check(answer: Answer) -> None:
     event(str(answer.status))
     assert answer.headers["x-request-id"].startswith("req_")
     if answer.status < 400:
-        if answer.headers.get("Content-Type") == "text/event-stream":
+        if answer.raw.startswith(b"event: response."):
+            assert len(LAST.findall(answer.raw)) == 1, answer.raw[-500:]
+        elif answer.headers.get("Content-Type") == "text/event-stream":
             stream = answer.stream
             assert stream.is_done != bool(stream.errors)
             assert {error["code"] for error in stream.errors} <= OWED
@@ -97,17 +105,27 @@ def over_http(times: float) -> settings:
     return settings(trying(times), suppress_health_check=[*HealthCheck])
 
 
-@pytest.mark.parametrize("served", ["fakes", pytest.param("cli", marks=pytest.mark.codex)], indirect=True)
-@over_http(4)
-@given(data=NEARLY_RIGHT)
-def test_a_nearly_right_body_is_answered_or_refused(line: Line, data: bytes) -> None:
-    check(line.send("POST", "/v1/chat/completions", data, AUTHORIZED | JSON_BODY))
+BOTH = pytest.mark.parametrize("served", ["fakes", pytest.param("cli", marks=pytest.mark.codex)], indirect=True)
+
+
+@BOTH
+@over_http(3)
+@given(data=nearly(RIGHT))
+def test_a_nearly_right_chat_request_is_answered_or_refused(line: Line, data: bytes) -> None:
+    check(line.send("POST", CHAT, data, AUTHORIZED | JSON_BODY))
+
+
+@BOTH
+@over_http(2)
+@given(data=nearly(RIGHT_RESPONSES))
+def test_a_nearly_right_request_for_a_response_is_answered_or_refused(line: Line, data: bytes) -> None:
+    check(line.send("POST", RESPONSES, data, AUTHORIZED | JSON_BODY))
 
 
 @over_http(2)
-@given(data=BODIES)
-def test_any_body_is_answered_or_refused(line: Line, data: bytes) -> None:
-    check(line.send("POST", "/v1/chat/completions", data, AUTHORIZED | JSON_BODY))
+@given(path=st.sampled_from([CHAT, RESPONSES]), data=BODIES)
+def test_any_body_is_answered_or_refused(line: Line, path: str, data: bytes) -> None:
+    check(line.send("POST", path, data, AUTHORIZED | JSON_BODY))
 
 
 NAMES = st.sampled_from(
@@ -163,7 +181,7 @@ HEADERS = st.dictionaries(NAMES, TEXTS, max_size=4)
 
 
 @over_http(2)
-@given(method=st.sampled_from(["POST"] * 5 + VERBS[:7]), path=st.sampled_from(PATHS[:1] * 5 + PATHS), headers=HEADERS)
+@given(method=st.sampled_from(["POST"] * 5 + VERBS[:7]), path=st.sampled_from(PATHS[:2] * 4 + PATHS), headers=HEADERS)
 def test_any_headers_on_any_route_are_answered_or_refused(
     line: Line, method: str, path: str, headers: dict[str, str]
 ) -> None:

@@ -122,3 +122,28 @@ def test_a_large_schema_is_repeated_because_its_descriptions_are_left_out() -> N
 )
 def test_what_is_no_schema_does_no_harm(broken: dict[str, Any]) -> None:
     assert description(broken).startswith("Looks.")
+
+
+LONG_NUMBERS = [
+    (2**63, 2**63),
+    (-(2**63), -(2**63)),
+    (2**64 - 1, 2**64 - 1),
+    (2**64, 2.0**64),
+    (-(2**63) - 1, -(2.0**63)),
+    (2**128 - 1, 2.0**128),
+    (2**128, 2**128),
+    (10**400, 10**400),
+]
+
+
+@pytest.mark.parametrize(("number", "passed_on"), LONG_NUMBERS)
+def test_a_number_that_would_be_refused_becomes_a_float(number: int, passed_on: float) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "enum": [1, number]}}}
+    wanted = {"type": "object", "properties": {"a": {"type": "integer", "enum": [1, passed_on]}}}
+    asked = TurnRequest("m", "", (), (ToolSpec("look", "Looks.", schema),), output_schema=schema)
+    request, _ = adapted(asked)
+    (tool,) = request.tools
+    for got in (tool.input_schema, request.output_schema):
+        assert got == wanted
+        assert type(got["properties"]["a"]["enum"][1]) is type(passed_on)
+    assert (tool.description == "Looks.") == (number == passed_on), "what is changed is said in words"
