@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
@@ -19,8 +20,9 @@ BOTH = pytest.mark.parametrize("served", ["fakes", pytest.param("cli", marks=pyt
 USAGE: Json = {"input_tokens": 9, "cached_tokens": 4, "output_tokens": 5, "reasoning_tokens": 2}
 
 
-@pytest.fixture
-async def model(served: Served) -> AsyncIterator[ChatOpenAI]:
+@asynccontextmanager
+async def chat(served: Served, **fields: Any) -> AsyncIterator[ChatOpenAI]:
+    """A model whose connections are closed afterwards."""
     with openai.DefaultHttpxClient() as client:
         async with openai.DefaultAsyncHttpxClient() as async_client:
             yield ChatOpenAI(
@@ -28,10 +30,23 @@ async def model(served: Served) -> AsyncIterator[ChatOpenAI]:
                 base_url=served.base_url,
                 api_key=SecretStr(KEY),
                 max_retries=0,
-                use_responses_api=False,  # which it would prefer for a model of this name
                 http_client=client,
                 http_async_client=async_client,
+                **fields,
             )
+
+
+@pytest.fixture
+async def model(served: Served) -> AsyncIterator[ChatOpenAI]:
+    async with chat(served, use_responses_api=False) as made:
+        yield made
+
+
+@pytest.fixture
+async def by_default(served: Served) -> AsyncIterator[ChatOpenAI]:
+    """What LangChain makes of a model of this name when nobody tells it otherwise: it speaks the Responses API."""
+    async with chat(served) as made:
+        yield made
 
 
 @tool
@@ -126,3 +141,23 @@ def test_a_refused_request_is_the_sdks_own_error(model: ChatOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         model.bind(n=6).invoke("Hello.")
     assert caught.value.param == "n"
+
+
+@BOTH
+def test_by_default_answers_calls_and_tokens_are_the_same(by_default: ChatOpenAI) -> None:
+    answer = by_default.invoke([SystemMessage("Be kind."), HumanMessage(scripted(text="Hello there.", usage=USAGE))])
+    assert answer.text == "Hello there."
+    assert counted(answer) == (9, 5, 14, 4, 2)
+    assert answer.response_metadata["object"] == "response"
+    total = added(list(by_default.stream(scripted(chunks=["Hel", "lo ", "there."], usage=USAGE))))
+    assert total.text == "Hello there."
+    assert counted(total) == (9, 5, 14, 4, 2)
+    asked = HumanMessage(scripted(tool_calls=CALLS))
+    with_tools = by_default.bind_tools([weather])
+    made = with_tools.invoke([asked])
+    assert [call["args"]["city"] for call in made.tool_calls] == ["Rome", "Oslo"]
+    told: list[ToolMessage] = [weather.invoke(call) for call in made.tool_calls]
+    answer = with_tools.invoke([asked, made, *told])
+    assert answer.text == "The tools answered: 3 days of sun in Rome | 1 days of sun in Oslo"
+    structured = by_default.with_structured_output(Weather)
+    assert structured.invoke(scripted(text='{"city": "Rome", "days": 3}')) == Weather(city="Rome", days=3)

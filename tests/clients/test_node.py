@@ -35,6 +35,8 @@ WANTED: Json = {
     "answered calls": "The tools answered: sun in call_Rome | sun in call_Oslo",
     "the tool runner": "The tools answered: rain in Rome | rain in Oslo",
     "parsed": {"city": "Rome"},
+    "a response": "Hello there.",
+    "a streamed response": "Hello there.",
     "a wrong request": ["BadRequestError", 400, "invalid_request_error"],
     "a limit": ["RateLimitError", 429, "rate_limit_exceeded"],
     "a failure": ["InternalServerError", 502, "upstream_error"],

@@ -68,6 +68,9 @@ async function used(baseURL) {
   const parsed = await chat.parse({ model, messages: asked({ text: '{"city": "Rome"}' }), response_format });
   found["parsed"] = JSON.parse(parsed.choices[0].message.content);
 
+  found["a response"] = (await client.responses.create({ model, input: said[0].content })).output_text;
+  found["a streamed response"] = (await client.responses.stream({ model, input: said[0].content }).finalResponse()).output_text;
+
   found["a wrong request"] = await failure(chat.create({ model, messages: [] }));
   found["a limit"] = await failure(chat.create({ model, messages: asked({ status: 429 }) }));
   found["a failure"] = await failure(chat.create({ model, messages: asked({ status: 500 }), stream: true }));

@@ -90,12 +90,12 @@ def cases_with_blocks(draw: st.DrawFn) -> Case:
 
 
 class Said(NamedTuple):
-    """What a client has at the end; `count` is how many calls it was told there are, and whether some were left out."""
+    """What a client has at the end; `told` is how many calls it was told there are, and whether some were left out."""
 
     text: str
     calls: list[tuple[str, str, str]]
     finish: str
-    count: tuple[int, bool]
+    told: tuple[int, bool]
 
 
 def whole(served: Served, case: Case, deltas: list[str]) -> Said:
@@ -155,7 +155,7 @@ def same(served: Served, case: Case) -> Said:
     assert whole(served, case, case.second) == said
     assert streamed(served, case, case.first) == said
     assert streamed(served, case, case.second) == said
-    assert said.count[0] == len(said.calls)
+    assert said.told[0] == len(said.calls)
     return said
 
 
