@@ -22,6 +22,11 @@ TOOL = {
 }
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": "a"}'}}
 
+DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""A picture of one point."""
+
 RIGHT: list[Any] = [
     body(),
     body(stream=True, stream_options={"include_usage": True}),
@@ -131,7 +136,7 @@ RIGHT_RESPONSES: list[Any] = [
                 "status": "completed",
                 "content": [{"type": "output_text", "text": "A bell.", "annotations": []}],
             },
-            {"role": "user", "content": "And now?"},
+            {"role": "user", "content": [{"type": "input_image", "image_url": DOT, "detail": "auto"}]},
         ],
         "tools": [FLAT_TOOL],
         "tool_choice": "auto",
