@@ -42,6 +42,7 @@ REQUESTS: dict[str, tuple[Json, Json]] = {
     "json": (JSON, {"response_format": {"type": "json_object"}}),
     "json of a schema": (JSON, {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}}),
     "metadata": (TALK, {"metadata": {"who": "me"}}),
+    "a tier": (TALK, {"service_tier": "priority"}),
     "ignored": (TALK, {"temperature": 1, "seed": 1, "user": "me", "logit_bias": {}, "store": False}),
 }
 
