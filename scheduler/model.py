@@ -28,7 +28,8 @@ class Job(msgspec.Struct, frozen=True):
     `tenant` is who is charged, `weight` its share beside others; `queue_budget_s` is how long it may wait; `size` is
     about its text, in characters, and `media` what else of it is held. `deadline_s` is of the whole request, from
     submission. `seats` is how many turns of its tenant may run at once in this profile; None: no cap. `queue_share` is
-    how many of its jobs may wait there; None: no cap, and none on the text that its tenant holds.
+    how many of its jobs may wait there; None: no cap, and none on the text that its tenant holds. One that
+    `is_patient` is never shed: it waits for all of its budget.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Job(msgspec.Struct, frozen=True):
     seats: int | None = None
     queue_share: int | None = None
     media: int = 0
+    is_patient: bool = False
 
     @property
     def held(self) -> int:

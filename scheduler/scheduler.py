@@ -217,7 +217,7 @@ class Scheduler:
             ticket.withdraw()
             ticket.attempts = attempt - 1
         else:
-            ticket.lease, ticket.started_at = lease, now
+            ticket.start(lease, now)
             self._observer.turn_started(ticket.job, lease, attempt, now - ticket.submitted_at)
         effects = self._state.started(ticket.id, lease, now)
         if effects:

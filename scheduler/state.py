@@ -477,7 +477,7 @@ class SchedulerState:
                 room -= 1
         while room > 0 and (head := queue.backlog.head()) is not None:
             ticket = self._tickets[head]
-            if queue.sheds(head, ticket.submitted_at, now):
+            if not ticket.job.is_patient and queue.sheds(head, ticket.submitted_at, now):
                 queue.remove(head)
                 self._settle(ticket, Shed(now - ticket.submitted_at, queue.retry_after_s()), now, effects)
             else:

@@ -64,6 +64,11 @@ class Ticket(msgspec.Struct, eq=False):
         await news((self,))
         return self.take()
 
+    async def begun(self) -> None:
+        """Wait until it has its first turn, or an outcome. Cancelling it loses nothing."""
+        while self.started_at is None and not self.has_news:
+            await _woken((self,))
+
     def abandon(self) -> None:
         """Nobody will read on: a waiting job is dropped, a running turn interrupted. Harmless once it is over."""
         self._callbacks.on_abandon(self.id)
@@ -75,6 +80,11 @@ class Ticket(msgspec.Struct, eq=False):
         self.attempts = number
         self._attempt = Attempt(self, number)
         return self._attempt
+
+    def start(self, lease: Lease, now: float) -> None:
+        """The attempt has its seat."""
+        self.lease, self.started_at = lease, now
+        self._wake()
 
     def withdraw(self) -> None:
         """The turn is lost; whatever it still says is not heard."""
@@ -112,8 +122,12 @@ class Ticket(msgspec.Struct, eq=False):
 
 async def news(tickets: Sequence[Ticket]) -> None:
     """Wait until one of the tickets has news. Cancelling it loses nothing."""
-    if any(ticket.has_news for ticket in tickets):
-        return
+    while not any(ticket.has_news for ticket in tickets):
+        await _woken(tickets)
+
+
+async def _woken(tickets: Sequence[Ticket]) -> None:
+    """Wait until there is anything new about one of them."""
     reader = asyncio.get_running_loop().create_future()
     for ticket in tickets:
         ticket.reader = reader

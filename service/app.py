@@ -10,7 +10,7 @@ from aiohttp import web
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
 from service import __version__
-from service.handlers import chat, models, ops, responses
+from service.handlers import chat, models, ops, responses, stored
 from service.middleware import expect, observe, sign
 from service.observability import Observability
 from service.settings import Settings, profiles, queue_policies
@@ -62,6 +62,10 @@ def application(service: Service) -> web.Application:
         web.head("/v1/chat/completions", chat.head, expect_handler=expect),
         web.post("/v1/responses", responses.create, expect_handler=expect),
         web.head("/v1/responses", chat.head, expect_handler=expect),
+        web.get("/v1/responses/{id}", stored.retrieve, expect_handler=expect),
+        web.delete("/v1/responses/{id}", stored.delete, expect_handler=expect),
+        web.post("/v1/responses/{id}/cancel", stored.cancel, expect_handler=expect),
+        web.get("/v1/responses/{id}/input_items", stored.input_items, expect_handler=expect),
         web.get("/v1/models", models.list_models, expect_handler=expect),
         web.get("/v1/models/", models.list_models, expect_handler=expect),
         web.get("/v1/models/{id}", models.get_model, expect_handler=expect),

@@ -18,7 +18,7 @@ from service.settings import ServerSettings
 ANY = "*"
 API_PREFIX = "/v1/"
 MAX_AGE_S = 600
-METHODS = "GET, POST, HEAD, OPTIONS"
+METHODS = "GET, POST, DELETE, HEAD, OPTIONS"
 DEFAULT_HEADERS = (
     "Authorization, Content-Type, Accept, OpenAI-Organization, OpenAI-Beta, OpenAI-Version, OpenAI-Project,"
     " X-Requested-With, X-Stainless-OS, X-Stainless-Lang, X-Stainless-Arch, X-Stainless-Runtime,"
@@ -31,7 +31,7 @@ EXPOSED_HEADERS = (
     "Content-Type, x-request-id, Retry-After, retry-after-ms, x-should-retry, x-ratelimit-limit-requests,"
     " x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-priority-applied, x-codex-ignored-params,"
     " x-codex-usage, x-codex-tool-call-count, x-codex-tool-call-truncated, x-codex-stop-after-tools-mode,"
-    " x-proxy-output-mode"
+    " x-proxy-output-mode, x-codex-stored"
 )
 """What a page may read."""
 

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from service.admission import allowance
-from service.api.errors import ApiError, internal, too_large
+from service.api.errors import ApiError, internal, store_unavailable, too_large
 from service.state import FACTS, HEADERS, LIMITER, REQUEST_ID, SERVICE
+from service.store.protocol import StoreUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -81,6 +82,8 @@ async def _answer(request: web.Request, handler: Handler, route: str) -> web.Str
         return await handler(request)
     except ApiError as error:
         return _error_response(request, error)
+    except StoreUnavailable:
+        return _error_response(request, store_unavailable())
     except web.HTTPException as error:
         cors = request.app[SERVICE].current.cors
         if route == ASKED_FOR_VERBS and cors is not None and cors.is_preflight(request):

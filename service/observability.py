@@ -240,6 +240,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
             )
         )
         self._evicted = counter("store_evicted", "Stored answers removed to keep the limits", "reason")
+        self._unkept = plain("answers_not_stored", "Answers that were to be stored, and are not")
         self._moved_aside = plain("store_moved_aside", "Damaged files of the store that were replaced")
         self._bugs = counter("bugs", "Exceptions of our own that a boundary caught", "where")
         self._reload_failures = plain("config_reload_failures", "Configurations that were refused while running")
@@ -395,6 +396,10 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
     def store_called(self, operation: str, result: str, seconds: float) -> None:
         self._store_operations(operation, result).inc()
         self._store_s(operation).observe(seconds)
+
+    def answer_not_stored(self) -> None:
+        """An answer was to be stored, and is not."""
+        self._unkept.inc()
 
     def answers_evicted(self, reason: str, count: int) -> None:
         self._evicted(reason).inc(count)

@@ -107,6 +107,39 @@ def model_not_found(name: str) -> ApiError:
     )
 
 
+def response_not_found(id: str) -> ApiError:  # noqa: A002 - OpenAI's word
+    """404: unknown, expired, deleted or another key's: which of them is not told."""
+    return ApiError(
+        status=404,
+        message=f"Response with id '{id[:100]}' not found.",
+        type="invalid_request_error",
+        code="response_not_found",
+    )
+
+
+def previous_not_found(id: str) -> ApiError:  # noqa: A002 - OpenAI's word
+    """400: likewise, of the response that a request builds upon."""
+    return ApiError(
+        status=400,
+        message=f"Previous response with id '{id[:100]}' not found.",
+        type="invalid_request_error",
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )
+
+
+def store_unavailable() -> ApiError:
+    """503: what the request needs of the store cannot be known, or kept, now."""
+    return ApiError(
+        status=503,
+        message="stored responses are not available now",
+        type="backend_unavailable",
+        code="store_unavailable",
+        retry_after_s=_spread(5.0, random),
+        retryable=True,
+    )
+
+
 def too_large() -> ApiError:
     """413: the body is over the limit, as it was sent or unpacked."""
     return ApiError(

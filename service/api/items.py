@@ -56,6 +56,18 @@ def references(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each for each in ids if type(each) is str))
 
 
+def bare_thoughts(value: Any) -> tuple[str, ...]:
+    """The ids of the reasoning in an unchecked `input` that came without what only the provider can read."""
+    if type(value) is not list:
+        return ()
+    ids = [
+        item["id"]
+        for item in value
+        if type(item) is dict and item.get("type") == "reasoning" and not item.get("encrypted_content") and "id" in item
+    ]
+    return tuple(dict.fromkeys(each for each in ids if type(each) is str))
+
+
 def read_items(before: Iterable[Item], value: Any, lookup: Lookup) -> Items:
     """The history of the items `before` the request's `input`, and of that.
 
@@ -184,6 +196,9 @@ class _Reader:
             if type(text) is not str:
                 raise invalid(f"{where}.summary[{index}].text must be a string", f"{where}.summary[{index}].text")
             texts.append(text)
+        if not encrypted and type(item_id := item.get("id")) is str:
+            known = self._lookup(item_id) or {}
+            encrypted = known.get("encrypted_content") if known.get("type") == "reasoning" else None
         if encrypted:
             self.entries.append(Thought(tuple(texts), encrypted))
         else:

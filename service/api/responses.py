@@ -21,7 +21,7 @@ from service.api.fields import (
 )
 from service.api.flat_tools import Alias, read_flat_tools
 from service.api.history import Answered, Called, Entry, Said, Thought, is_absent
-from service.api.items import Item, Lookup, read_items, references
+from service.api.items import Item, Lookup, bare_thoughts, read_items, references
 from service.api.options import Checked, Metadata, StreamOptions, read_options
 from service.api.output import read_format
 from service.api.question import Question
@@ -103,10 +103,14 @@ class Options(Checked):
 
 
 class Needs(NamedTuple):
-    """What of earlier answers a request builds upon, and that has to be found before it is read."""
+    """What of earlier answers a request builds upon, and that has to be found before it is read.
+
+    `thought_ids` are of reasoning that comes without its `encrypted_content`: it is left out where it is not found.
+    """
 
     previous_response_id: str | None
     item_ids: tuple[str, ...]
+    thought_ids: tuple[str, ...] = ()
 
 
 class ResponsesRequest(Question, frozen=True, kw_only=True):
@@ -130,7 +134,8 @@ class ResponsesRequest(Question, frozen=True, kw_only=True):
 def needs(fields: dict[str, Any]) -> Needs:
     """What to find first, of a request that nobody has checked yet."""
     previous = fields.get("previous_response_id")
-    return Needs(previous if type(previous) is str and previous else None, references(fields.get("input")))
+    previous = previous if type(previous) is str and previous else None
+    return Needs(previous, references(fields.get("input")), bare_thoughts(fields.get("input")))
 
 
 def _nothing(_: str) -> None:

@@ -42,18 +42,29 @@ def error_object(error: ApiError) -> dict[str, str]:
     return {"code": code, "message": error.message if code == error.code else f"{error.message} ({error.code})"}
 
 
+_STORED, _NOT_STORED = b',"store":true}', b',"store":false}'
+"""How an object ends. It is no string's end: quotes in strings are escaped."""
+
+
+def disowned(told: bytes) -> bytes:
+    """An object, or the end of a stream, that said that the response is stored: now it says that it is not."""
+    head, found, tail = told.rpartition(_STORED)
+    return head + _NOT_STORED + tail if found else told
+
+
 class ResponseObject:
     """The object at any time: what never changes is encoded once. `output` are encoded items. Give it to a client by
     calling it with what does change.
 
-    Source: OpenAI's Response.
+    Source: OpenAI's Response; `store` is not in its document, but in its answers.
     """
 
-    __slots__ = ("_same", "output")
+    __slots__ = ("_end", "_same", "output")
 
     def __init__(self, *, id: str, created: int, request: ResponsesRequest) -> None:  # noqa: A002 - OpenAI's word
         same = {"id": id, "object": "response", "created_at": created, "model": request.model, **request.echo}
         self._same = _json(same)[:-1]
+        self._end = _STORED if request.store else _NOT_STORED
         self.output: list[bytes] = []
 
     def encode(
@@ -66,7 +77,7 @@ class ResponseObject:
         usage: Usage | None = None,
     ) -> bytes:
         """The object with this status; `reason` is why it is incomplete, `completed` when it was completed."""
-        return b'%b,"status":"%b","completed_at":%b,"error":%b,"incomplete_details":%b,"output":[%b]%b}' % (
+        return b'%b,"status":"%b","completed_at":%b,"error":%b,"incomplete_details":%b,"output":[%b]%b%b' % (
             self._same,
             status.encode(),
             _json(completed),
@@ -74,4 +85,5 @@ class ResponseObject:
             _json(None if reason is None else {"reason": reason}),
             b",".join(self.output),
             b"" if usage is None else b',"usage":' + _json(usage_object(usage)),
+            self._end,
         )

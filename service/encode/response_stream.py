@@ -125,43 +125,25 @@ class ResponseEvents:
         return self._tell(event)
 
 
-def _keep_none(_number: int, _events: list[bytes]) -> None:
-    """For answers that nobody will read again."""
-
-
 class ResponseStream:
-    """The same as one stream of bytes. `keep` is given all events as they are made, with the number of the first.
+    """The same as one stream of bytes. `clock` is the wall clock in seconds."""
 
-    `clock` is the wall clock in seconds.
-    """
-
-    def __init__(
-        self,
-        events: ResponseEvents,
-        clock: Callable[[], float],
-        keep: Callable[[int, list[bytes]], None] = _keep_none,
-    ) -> None:
+    def __init__(self, events: ResponseEvents, clock: Callable[[], float]) -> None:
         self._events = events
         self._clock = clock
-        self._keep = keep
 
     def begin(self) -> bytes:
         """The response, and that it is in progress."""
-        return self._kept(self._events.open())
+        return b"".join(self._events.open())
 
     def pieces(self, pieces: Sequence[Piece], index: int = 0) -> bytes:  # noqa: ARG002 - a response has one choice
         """What is new of the answer."""
-        return self._kept(self._events.grow(pieces))
+        return b"".join(self._events.grow(pieces))
 
     def finish(self, choices: Sequence[Choice]) -> bytes:
         """The end of the answer."""
-        return self._kept(self._events.end(choices[0], int(self._clock()))) + DONE
+        return b"".join(self._events.end(choices[0], int(self._clock()))) + DONE
 
     def error(self, error: ApiError) -> bytes:
         """The failure of a stream whose status is already sent."""
-        return self._kept(self._events.fail(error))
-
-    def _kept(self, events: list[bytes]) -> bytes:
-        if events:
-            self._keep(self._events.number - len(events), events)
-        return b"".join(events)
+        return b"".join(self._events.fail(error))

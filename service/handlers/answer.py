@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
 
-from scheduler.model import Ended
+from scheduler.model import Ended, Outcome
 from scheduler.ticket import Ticket, news
 from service.api.errors import ApiError, internal, too_long
 from service.encode.choice import Choice, Piece
 from service.encode.sse import keepalive
 from service.observability import outcome_label
 from service.settings import ServerSettings
-from service.state import FACTS, SERVICE, Service
+from service.state import SERVICE, Service
 
 MAX_ANSWER_CHARS = 32 * 1024 * 1024
 """Of an answer that is kept until it is whole; no model says as much."""
@@ -72,6 +72,15 @@ class Voices:
     def choices(self) -> list[Choice]:
         """In the order in which they were added."""
         return [voice.choice for voice in self._voices]
+
+    async def begun(self) -> None:
+        """Wait until the first of them has its turn, or will not have one."""
+        await self._voices[0].ticket.begun()
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of the first of them, once that is known."""
+        return self._voices[0].ticket.outcome
 
     async def read(self) -> Shown:
         """What is next to be shown of any choice; [] when all have ended. Cancelling it loses nothing.
@@ -174,16 +183,71 @@ class Encoder(Protocol):
         """The end of a stream that failed when its status was already sent."""
 
 
-class Reply:
-    """One HTTP answer that `voices` say: `send` it as a whole, or `stream` it.
+class Source(Protocol):
+    """A stream that goes out as it comes."""
 
-    `headers` are its own: change them before. `note_end` is for the end, however it came.
+    async def read(self, timeout_s: float) -> bytes | None:
+        """What is next, b"" at the end, or None when there was nothing within `timeout_s`.
+
+        Raises:
+            ApiError: nothing more will come, though it should.
+        """
+
+    async def error(self, error: ApiError) -> bytes:
+        """The last words of a stream that failed when its status was already sent."""
+
+
+Keep = Callable[[bytes], Awaitable[bytes]]
+"""Given the last words of a stream, does what has to be done before they are said, and returns what is to be said."""
+
+
+async def _as_they_are(last: bytes) -> bytes:
+    return last
+
+
+class Speech:
+    """What `voices` say, in the words of `encoder`. `shown` is what there is to begin with: None for nothing yet, []
+    for nothing at all. Read that within `commit_delay_s`, so that an answer that fails soon fails with a real status.
     """
 
-    def __init__(self, request: web.Request, voices: Voices, settings: ServerSettings) -> None:
+    def __init__(self, voices: Voices, encoder: Encoder, shown: Shown | None, keep: Keep = _as_they_are) -> None:
+        self._voices = voices
+        self._encoder = encoder
+        self._shown = shown
+        self._keep = keep
+        self._is_begun = self._is_over = False
+        self._is_silent = shown is None
+
+    async def read(self, timeout_s: float) -> bytes | None:
+        """See `Source`."""
+        if self._is_over:
+            return b""
+        if self._is_begun and self._is_silent:
+            self._is_silent = False
+            return None  # once, and at once: whoever sees a status wants to see that something comes
+        if self._is_begun:
+            self._shown = await self._voices.read_within(timeout_s)
+            return None if self._shown is None else await self._told(self._shown)
+        self._is_begun = True
+        return self._encoder.begin() + (b"" if self._shown is None else await self._told(self._shown))
+
+    async def error(self, error: ApiError) -> bytes:
+        """See `Source`."""
+        return await self._keep(self._encoder.error(error))
+
+    async def _told(self, shown: Shown) -> bytes:
+        if shown:
+            return b"".join(self._encoder.pieces(pieces, index) for index, pieces in shown)
+        self._is_over = True
+        return await self._keep(self._encoder.finish(self._voices.choices))
+
+
+class Reply:
+    """One HTTP answer: `send` it as a whole, or `stream` it. `headers` are its own: change them before."""
+
+    def __init__(self, request: web.Request, settings: ServerSettings) -> None:
         self.headers: dict[str, str] = {}
         self._request = request
-        self._voices = voices
         self._settings = settings
 
     async def send(self, body: bytes) -> web.Response:
@@ -193,44 +257,31 @@ class Reply:
         await self._in_time(response.write_eof())
         return response
 
-    async def stream(self, encoder: Encoder, shown: Shown | None) -> web.StreamResponse:
-        """Server-sent events; `shown` is what there is to begin with: None for nothing yet, [] for nothing at all.
-
-        Read that within `commit_delay_s`, so that an answer that fails soon fails with a real status.
-        """
+    async def stream(self, source: Source) -> web.StreamResponse:
+        """Server-sent events."""
         response = web.StreamResponse(headers=STREAM_HEADERS | self.headers)
         await response.prepare(self._request)
         try:
-            await self._relay(response, encoder, shown)
+            await self._relay(response, source)
         except ConnectionError:
             raise
         except ApiError as error:
-            await self._write(response, encoder.error(error))
+            await self._write(response, await source.error(error))
         except Exception as error:  # noqa: BLE001 - the middleware's boundary again: its 500 would land in this body
             self._request.app[SERVICE].observability.handler_failed(self._request.path, error)
-            await self._write(response, encoder.error(internal()))
+            await self._write(response, await source.error(internal()))
         await self._in_time(response.write_eof())
         return response
 
-    def note_end(self) -> None:
-        """Nobody reads on. Add to the log line what only the end knows."""
-        self._voices.abandon()
-        self._request[FACTS].update(self._voices.facts())
-
     # --- inside ----------------------------------------------------------------------------------------------
 
-    async def _relay(self, response: web.StreamResponse, encoder: Encoder, shown: Shown | None) -> None:
+    async def _relay(self, response: web.StreamResponse, source: Source) -> None:
         """Write the stream, from its first to its last words."""
-        chunks = encoder.begin()
-        while shown != []:
-            if shown is not None:
-                chunks += b"".join(encoder.pieces(pieces, index) for index, pieces in shown)
+        while (chunks := await source.read(self._settings.keepalive_s)) != b"":
+            if chunks is not None:
+                await self._write(response, chunks)
             elif self._wants_keepalive():
-                chunks += keepalive(int(time.time() * 1000))  # noqa: TID251 - the wire wants the wall clock
-            await self._write(response, chunks)
-            chunks = b""
-            shown = await self._voices.read_within(self._settings.keepalive_s)
-        await self._write(response, chunks + encoder.finish(self._voices.choices))
+                await self._write(response, keepalive(int(time.time() * 1000)))  # noqa: TID251 - the wall clock's
 
     def _wants_keepalive(self) -> bool:
         """Some desktop clients choke on comments."""
@@ -244,8 +295,7 @@ class Reply:
         )
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
-        if data:
-            await self._in_time(response.write(data))
+        await self._in_time(response.write(data))
 
     async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
         """Write, within a bound: a client that stops reading loses its connection and nobody else anything."""

@@ -161,6 +161,6 @@ def _moved(job: Job, target: Target, tenant: Tenant) -> Job:
         job,
         profile=target.profile,
         turn=replace(job.turn, model=target.model),
-        queue_budget_s=target.queue_budget_s,
+        queue_budget_s=job.queue_budget_s if job.is_patient else target.queue_budget_s,
         queue_share=tenant.queue_max or target.tenant_queue_max,
     )

@@ -10,8 +10,9 @@ from aiohttp import hdrs, web
 from service.api.chat import ChatRequest, parse_chat
 from service.encode.collect import chat_completion
 from service.encode.sse import ChatStream
+from service.handlers.answer import Speech
 from service.handlers.asking import read_asked, read_pictures
-from service.handlers.exchange import Exchange
+from service.handlers.exchange import Exchange, Wants
 from service.state import SERVICE
 
 MAX_CHOICES = 5
@@ -28,7 +29,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     chat, route = parse_chat(asked.body, find=service.current.routes.find, max_choices=MAX_CHOICES)
     chat, route = await read_pictures(service, asked, chat, route)
     current = service.current  # from here to the scheduler nobody waits: what it names is still there
-    exchange = Exchange(request, asked, current, chat, route, keeps=not chat.stream)
+    exchange = Exchange(request, asked, current, chat, route, wants=Wants(keeps=not chat.stream))
     try:
         for _ in range(chat.n):
             exchange.ask()
@@ -58,7 +59,7 @@ async def _answer(exchange: Exchange, chat: ChatRequest) -> web.StreamResponse:
             stop_mode=settings.tools.controls.mode,
             service_tier=exchange.tier,
         )
-        return await exchange.reply.stream(encoder, shown)
+        return await exchange.reply.stream(Speech(voices, encoder, shown))
     while await voices.read():
         pass
     body, is_estimate = chat_completion(

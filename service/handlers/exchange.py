@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from aiohttp import web
 from msgspec.structs import replace
 
@@ -13,8 +15,8 @@ from service.encode.terms import Terms
 from service.handlers.answer import Reply, Voices
 from service.handlers.asking import Asked, check_route, submit
 from service.routing import Route
-from service.state import FACTS, HEADERS, SERVICE, Configuration
-from service.toolcalls.mode import output_mode
+from service.state import FACTS, HEADERS, SERVICE, Configuration, Service
+from service.toolcalls.mode import OutputMode, output_mode
 from service.translate import to_turn
 
 IGNORED_HEADER = "x-codex-ignored-params"
@@ -24,51 +26,66 @@ CALL_COUNT_HEADER = "x-codex-tool-call-count"
 CALLS_TRUNCATED_HEADER = "x-codex-tool-call-truncated"
 
 
-class Exchange:
-    """`ask` for each answer that is wanted, read them from `voices`, write them with `reply`; `close` it in any case.
+class Wants(NamedTuple):
+    """What a route wants of an answer.
 
-    With `keeps` an answer is needed once more when it has ended. With `shows_reasoning` it has its reasoning, too, and
-    with `reasoning_items` in a form that may be sent back. `tier` is OpenAI's word for how it is served.
+    With `keeps` it is needed once more when it has ended. With `shows_reasoning` it has its reasoning, too, and with
+    `reasoning_items` in a form that may be sent back. `queue_budget_s` is how long it may wait, None for as long as
+    others.
+    """
+
+    keeps: bool
+    shows_reasoning: bool = False
+    reasoning_items: bool = False
+    queue_budget_s: float | None = None
+
+
+class Inquiry:
+    """A question on its way to the scheduler: `ask` for each answer that is wanted, and read them from `voices`.
+
+    `mode` is the form in effect. Whoever has it abandons the voices in the end. `tier` is OpenAI's word for
+    how it is served.
     """
 
     def __init__(
         self,
-        request: web.Request,
+        service: Service,
         asked: Asked,
         current: Configuration,
         question: Question,
         route: Route,
         *,
-        keeps: bool,
-        shows_reasoning: bool = False,
-        reasoning_items: bool = False,
+        wants: Wants,
+        mode: OutputMode,
     ) -> None:
-        tenant, tools = asked.tenant, current.settings.tools
-        self.settings = current.settings
-        self._service = request.app[SERVICE]
-        self._tenant = tenant
-        mode = output_mode(asked.mode or tools.mode, request.headers, question.messages)
-        request[HEADERS] = {MODE_HEADER: str(mode), STOP_MODE_HEADER: tools.stop_mode}
+        self._service = service
+        self._tenant = asked.tenant
         self._terms = Terms.of(
-            question, keeps=keeps, shows_reasoning=shows_reasoning, mode=mode, controls=tools.controls
+            question,
+            keeps=wants.keeps,
+            shows_reasoning=wants.shows_reasoning,
+            mode=mode,
+            controls=current.settings.tools.controls,
         )
-        wanted = asked.wanted or tiers.WANTED.get(question.service_tier or "auto")
-        priority = tenant.allowed(wanted or route.priority or tenant.priority)
-        self.tier = tiers.NAMES[priority]
-        plan = current.routes.plan(route, tenant.name)
+        self.mode = mode
+        self.wanted = asked.wanted or tiers.WANTED.get(question.service_tier or "auto")
+        self.priority = asked.tenant.allowed(self.wanted or route.priority or asked.tenant.priority)
+        self.tier = tiers.NAMES[self.priority]
+        plan = current.routes.plan(route, asked.tenant.name)
         check_route(question, route, plan[0])
-        request[FACTS].update(model=route.public, profile=plan[0].profile, stream=question.stream, priority=priority)
-        turn = to_turn(question, model=plan[0].model, effort=route.effort, reasoning_items=reasoning_items)
+        turn = to_turn(question, model=plan[0].model, effort=route.effort, reasoning_items=wants.reasoning_items)
         self._job = asked.job(
-            turn, route, plan[0], size=question.prompt_chars, media=question.media_chars, priority=priority
+            turn, route, plan[0], size=question.prompt_chars, media=question.media_chars, priority=self.priority
         )
+        if wants.queue_budget_s is not None:
+            self._job = replace(self._job, queue_budget_s=wants.queue_budget_s, is_patient=True)
         self._plan = plan
-        self.voices = Voices(self._service)
-        self.reply = Reply(request, self.voices, current.settings.server)
-        if question.ignored:
-            self.reply.headers[IGNORED_HEADER] = ", ".join(question.ignored)
-        if wanted is not None and wanted is not priority:
-            self.reply.headers[PRIORITY_APPLIED_HEADER] = priority
+        self.voices = Voices(service)
+
+    @property
+    def profile(self) -> str:
+        """Who is asked first."""
+        return self._job.profile
 
     def ask(self) -> None:
         """For one more answer.
@@ -80,6 +97,45 @@ class Exchange:
         job = self._job if number == 0 else replace(self._job, id=f"{self._job.id}.{number}")
         self.voices.add(submit(self._service, job, self._plan, self._tenant), Choice(self._terms, number))
 
+
+class Exchange:
+    """An inquiry and the reply to whoever made it: `ask`, read `voices`, write with `reply`; `close` it in any case."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        asked: Asked,
+        current: Configuration,
+        question: Question,
+        route: Route,
+        *,
+        wants: Wants,
+    ) -> None:
+        self.settings = current.settings
+        self._facts = request[FACTS]
+        tools = current.settings.tools
+        mode = output_mode(asked.mode or tools.mode, request.headers, question.messages)
+        request[HEADERS] = {MODE_HEADER: str(mode), STOP_MODE_HEADER: tools.stop_mode}
+        self.inquiry = Inquiry(request.app[SERVICE], asked, current, question, route, wants=wants, mode=mode)
+        self.voices = self.inquiry.voices
+        self.tier = self.inquiry.tier
+        self._is_handed_over = False
+        priority = self.inquiry.priority
+        self._facts.update(model=route.public, profile=self.inquiry.profile, stream=question.stream, priority=priority)
+        self.reply = Reply(request, current.settings.server)
+        if question.ignored:
+            self.reply.headers[IGNORED_HEADER] = ", ".join(question.ignored)
+        if self.inquiry.wanted not in (None, priority):
+            self.reply.headers[PRIORITY_APPLIED_HEADER] = priority
+
+    def ask(self) -> None:
+        """For one more answer.
+
+        Raises:
+            ApiError: the scheduler did not take the job.
+        """
+        self.inquiry.ask()
+
     async def send(self, body: bytes, *, is_estimate: bool) -> web.Response:
         """A whole answer, with what its headers tell of it."""
         count, is_truncated = call_counts(self.voices.choices)
@@ -89,6 +145,13 @@ class Exchange:
             self.reply.headers[USAGE_HEADER] = "estimated"
         return await self.reply.send(body)
 
+    def hand_over(self) -> Inquiry:
+        """The inquiry, for somebody else to read to its end and to close."""
+        self._is_handed_over = True
+        return self.inquiry
+
     def close(self) -> None:
-        """Nobody reads on."""
-        self.reply.note_end()
+        """Nobody reads on. The log line gets what only the end knows."""
+        if not self._is_handed_over:
+            self.voices.abandon()
+        self._facts.update(self.voices.facts())

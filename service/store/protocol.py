@@ -235,19 +235,24 @@ class ItemPage(NamedTuple):
     has_more: bool
 
 
-def page(items: Sequence[Item], after: str | None, limit: int, *, is_descending: bool) -> ItemPage | None:
-    """At most `limit` items behind the one with the id `after`, the first ones without it; None: no item has that id.
+def page(
+    items: Sequence[Item], after: str | None, limit: int, *, is_descending: bool, before: str | None = None
+) -> ItemPage | None:
+    """At most `limit` items behind the one with the id `after`, the first ones without it, and before the one with the
+    id `before`: with that alone the last ones there. None: no item has that id.
 
-    Source: OpenAI reference, "List input items": `after`, `limit`, `order`.
+    Source: OpenAI reference, "List input items": `after`, `before`, `limit`, `order`.
     """
     ordered = items[::-1] if is_descending else items
-    start = 0
-    if after is not None:
-        places = [place for place, item in enumerate(ordered) if item.id == after]
-        if not places:
-            return None
-        start = places[-1] + 1
-    return ItemPage(tuple(ordered[start : start + limit]), has_more=len(ordered) > start + limit)
+    places = {item.id: place for place, item in enumerate(ordered)}
+    if any(each is not None and each not in places for each in (after, before)):
+        return None
+    start = 0 if after is None else places[after] + 1
+    end = len(ordered) if before is None else places[before]
+    if after is None and before is not None:
+        start = max(0, end - limit)
+        return ItemPage(tuple(ordered[start:end]), has_more=start > 0)
+    return ItemPage(tuple(ordered[start:end][:limit]), has_more=end - start > limit)
 
 
 class BreakReason(StrEnum):

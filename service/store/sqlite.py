@@ -178,6 +178,7 @@ class SqliteStore:
                     return await done
             except TimeoutError:
                 trouble = Trouble.SLOW
+                self._stumbled(trouble, "nothing was written in time")
         self._observer.store_called(name, trouble, loop.time() - began_at)
         return trouble
 

@@ -45,7 +45,7 @@ async def test_a_preflight_needs_no_key_and_grants_what_the_browser_asks_for(
         assert told == {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Credentials": "true",
-            "Access-Control-Allow-Methods": "GET, POST, HEAD, OPTIONS",
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, HEAD, OPTIONS",
             "Access-Control-Allow-Headers": "authorization,x-custom",
             "Access-Control-Max-Age": "600",
             "Vary": "Origin, Access-Control-Request-Headers, Access-Control-Request-Method",

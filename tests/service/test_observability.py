@@ -322,6 +322,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.store_went_down("disk_full", "database or disk is full")
     watching.store_came_back()
     watching.store_moved_aside("/a/path")
+    watching.answer_not_stored()
     values = {
         (sample.name, *sample.labels.values()): sample.value
         for family in registry.collect()
@@ -375,6 +376,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("store_operation_seconds_sum", "create"): 0.5,
         ("store_evicted_total", "age"): 3,
         ("store_moved_aside_total",): 1,
+        ("answers_not_stored_total",): 1,
         ("bugs_total", "http"): 1,
         ("bugs_total", "worker"): 1,
         ("bugs_total", "reload"): 1,

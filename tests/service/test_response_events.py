@@ -27,6 +27,7 @@ from service.api.errors import FAULTS, ApiError, from_fault, internal
 from service.api.flat_tools import Alias
 from service.api.responses import ResponsesRequest, parse_responses
 from service.encode.choice import Choice, Piece
+from service.encode.response_object import disowned
 from service.encode.response_stream import DONE, ResponseEvents, ResponseStream
 from service.encode.terms import Terms
 from tests.service.asking import Known
@@ -392,15 +393,21 @@ def test_a_stream_ends_as_the_predecessors_did_unless_it_failed() -> None:
     assert not (failing.begin() + failing.error(internal())).endswith(DONE)
 
 
-def test_events_are_kept_with_their_numbers() -> None:
+@pytest.mark.parametrize("text", ["hi", 'a "store":true} b', '"store":true}}\n\n'])
+def test_what_could_not_be_stored_says_so_in_the_end(text: str) -> None:
     request = asking()
-    kept: dict[int, bytes] = {}
-    stream = ResponseStream(
-        events_of(request), lambda: 1.5, lambda number, events: kept.update(enumerate(events, number))
-    )
-    data = stream.begin() + stream.pieces([TextDelta("hi")]) + stream.pieces([]) + stream.finish([choice(request)])
-    assert b"".join(kept.values()) + DONE == data
-    assert [parse_events(event)[0]["sequence_number"] for event in kept.values()] == list(kept)
+    made = events_of(request)
+    *rest, last = [*made.open(), *made.grow([TextDelta(text)]), *made.end(choice(request, usage=None), 1)]
+    assert json.loads(made.body())["store"] is True
+    assert json.loads(disowned(made.body())) == json.loads(made.body()) | {"store": False}
+    told = parse_events(b"".join(rest) + disowned(last + DONE))
+    check_stream(told)
+    assert [event["response"]["store"] for event in told if "response" in event] == [True, True, False]
+    assert told[-1]["response"]["output"] == json.loads(made.body())["output"]
+
+
+def test_what_is_not_to_be_stored_says_so_from_the_beginning() -> None:
+    assert [event["response"]["store"] for event in told([], store=False)] == [False] * 3
 
 
 # --- whatever the answer -------------------------------------------------------------------------------------------

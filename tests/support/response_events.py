@@ -18,6 +18,8 @@ _TYPES = {"object": dict, "array": list, "string": str, "integer": int, "null": 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 _ONLY_IN_THE_SCHEMA = {"response.function_call_arguments.done": {"name"}}
 """Members that OpenAI's document requires, and its SDK does not know yet."""
+_ONLY_IN_PRACTICE = {"store"}
+"""Members of a response that are in OpenAI's answers, and neither in its document nor in its SDK."""
 
 Event = dict[str, Any]
 
@@ -40,16 +42,24 @@ def parse_events(data: bytes) -> list[Event]:
 
 def check_response(value: Any) -> None:
     """It is a response object for the SDK and for OpenAI's document, and has no member that they do not know."""
-    _has_no_extras(Response.model_validate(value, strict=True))
-    conforms(value, SCHEMAS["Response"])
+    known = _documented(value)
+    _has_no_extras(Response.model_validate(known, strict=True))
+    conforms(known, SCHEMAS["Response"])
 
 
 def check_event(event: Event) -> None:
     """Likewise, for one event."""
     more = _ONLY_IN_THE_SCHEMA.get(event["type"], set())
+    if "response" in event:
+        event = event | {"response": _documented(event["response"])}
     known = {key: value for key, value in event.items() if key not in more}
     _has_no_extras(_ADAPTER.validate_python(known, strict=True))
     conforms(event, SCHEMAS[EVENTS[event["type"]]])
+
+
+def _documented(response: Any) -> Any:
+    assert type(response["store"]) is bool
+    return {key: value for key, value in response.items() if key not in _ONLY_IN_PRACTICE}
 
 
 def check_stream(events: list[Event]) -> None:

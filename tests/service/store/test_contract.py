@@ -389,6 +389,11 @@ def test_items_come_in_pages_in_either_order() -> None:
     assert names(page(five, "c", 2, is_descending=True)) == (["b", "a"], False)
     assert names(page((), None, 2, is_descending=True)) == ([], False)
     assert page(five, "z", 2, is_descending=True) is None
+    assert names(page(five, None, 2, is_descending=False, before="d")) == (["b", "c"], True)
+    assert names(page(five, None, 2, is_descending=True, before="d")) == (["e"], False)
+    assert names(page(five, "a", 2, is_descending=False, before="e")) == (["b", "c"], True)
+    assert names(page(five, "d", 2, is_descending=False, before="b")) == ([], False)
+    assert page(five, "a", 2, is_descending=True, before="z") is None
 
 
 def test_pages_one_after_the_other_are_the_whole_list() -> None:

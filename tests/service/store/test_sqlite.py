@@ -514,11 +514,13 @@ async def test_no_request_waits_longer_than_it_may_and_what_is_lost_is_never_fou
             assert await store.create(key(), Draft(State.QUEUED, b"{}", job=b"job")) is Written.LOST
             with pytest.raises(StoreUnavailable, match="slow"):
                 await store.delete(key("open"))
+            assert not store.snapshot().is_up, "until it writes again nobody need wait for it"
         await until(lambda: store.snapshot().waiting_bytes == 0)
         assert await store.get(key()) is None
         assert bench.observer.operations.count(("create", Trouble.SLOW)) == 1
         assert await store.get(key("open")) is None
-        assert bench.observer.facts == []
+        assert bench.observer.facts == [("went_down", "slow"), ("came_back",)]
+        assert store.snapshot().is_up
 
 
 async def test_a_reader_that_is_held_up_holds_up_nobody_for_ever(
