@@ -32,6 +32,9 @@ from scheduler.stimulus import (
 )
 from scheduler.ticket import Callbacks, Ticket
 
+OUTLOOK_S = 1.0
+"""How old what the core knows of a profile's seats may be while jobs are started."""
+
 
 class Seats(Protocol):
     """What the scheduler needs of the pool: a lease or nothing, at once."""
@@ -77,6 +80,7 @@ class Scheduler:
         self._inbox = Inbox[Stimulus](self._handle)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
+        self._seen_at = float("-inf")
         self._idle = asyncio.Event()
         self._idle.set()
         self.on_queue_closed: Callable[[str], None] = lambda _profile: None
@@ -150,9 +154,9 @@ class Scheduler:
 
     def snapshot(self) -> list[QueueSnapshot]:
         """Every queue in numbers."""
-        for profile in self._state.profiles():
-            self._state.see(profile, self._seats.outlook(profile))
-        return self._state.snapshot(self._loop.time())
+        now = self._loop.time()
+        self._see(now)
+        return self._state.snapshot(now)
 
     # --- what tickets tell -----------------------------------------------------------------------------------
 
@@ -182,9 +186,17 @@ class Scheduler:
             stimulus.free = self._seats.free(stimulus.job.profile)
         elif isinstance(stimulus, (SeatsFreed, Looked)):
             stimulus.free = self._seats.free(stimulus.profile)
+            if now - self._seen_at >= OUTLOOK_S:
+                self._see(now)
         effects = self._state.handle(stimulus, now)
         if effects:
             self._carry_out(effects, now)
+
+    def _see(self, now: float) -> None:
+        """Tell the core what every profile has to offer."""
+        self._seen_at = now
+        for profile in self._state.profiles():
+            self._state.see(profile, self._seats.outlook(profile))
 
     def _carry_out(self, effects: tuple[Effect, ...], now: float) -> None:
         for effect in effects:

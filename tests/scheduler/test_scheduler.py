@@ -23,7 +23,7 @@ from scheduler.model import (
     Rejected,
 )
 from scheduler.observer import SchedulerObserver
-from scheduler.scheduler import Scheduler
+from scheduler.scheduler import OUTLOOK_S, Scheduler
 from scheduler.ticket import BUFFER_BYTES, Ticket
 from tests.support.fake_seats import INTERRUPTED, STOP, FakeSeats, FakeTurn, lost
 from tests.support.jobs import a_job
@@ -113,6 +113,22 @@ async def test_a_job_gets_a_free_seat_at_once_and_its_answer_is_read_to_the_end(
     house.seats.finishes(0)
     assert await text_of(ticket) == "Hello"
     assert ticket.outcome == Ended(STOP)
+    house.check()
+
+
+@in_virtual_time
+async def test_what_is_waited_for_long_is_judged_by_the_seats_that_are_left() -> None:
+    house = House()
+    house.seats.frees("main", 7, slot=1)
+    for _ in range(10):
+        house.submit(budget_s=60.0)
+    (queue,) = (queue for queue in house.scheduler._state._queues.values() if queue.profile == "main")
+    assert queue.seats == 8
+    house.seats.loses("main", slot=1)
+    await pass_time(OUTLOOK_S)
+    house.seats.finishes(next(n for n, turn in enumerate(house.seats.turns) if turn.lease.worker.slot == 0))
+    assert len(house.running()) == 9
+    assert queue.seats == 1
     house.check()
 
 

@@ -9,7 +9,7 @@ step whether somebody was forgotten. What must hold, by number:
 4. Nobody waits who could use a free seat.
 6. What a client hears is of exactly one attempt; there is no other once it has heard something.
 7. First in, first out within a tenant's class; who lost a turn goes before all who have had none.
-8. Two tenants that always wait differ by two jobs at most, by weight (tests/scheduler/test_fairness.py).
+8. Two tenants that always wait differ by two rounds and the credit, by weight (tests/scheduler/test_fairness.py).
 9. Nobody is started when its time is up, and nobody waits beyond it.
 11. Whatever comes of a turn that was lost changes nothing visible.
 13. Second attempts never exceed the reserve and their share of the admissions.
@@ -46,6 +46,7 @@ from scheduler.model import (
     QueuePolicy,
     Shed,
 )
+from scheduler.scheduler import OUTLOOK_S
 from scheduler.state import AVOID_S, QUARANTINED, RETURNABLE, SchedulerState
 from scheduler.stimulus import (
     BufferFilled,
@@ -166,6 +167,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
+        self.seen_at = 0.0
         self.policies = {"a": RULES[0], "b": RULES[1]}
         self.limits = {profile: rules.seats_limit for profile, rules in self.policies.items()}
         self.tokens = {profile: float(rules.retry_reserve) for profile, rules in self.policies.items()}
@@ -196,8 +198,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             if isinstance(each, Submitted):
                 each = Submitted(each.ticket, each.job, self.free(each.job.profile))
             elif isinstance(each, SeatsFreed | Looked):
-                if self.core.knows(each.profile):
-                    self.core.see(each.profile, self.outlook(each.profile))
+                if self.now - self.seen_at >= OUTLOOK_S:
+                    self.seen_at = self.now
+                    for profile in self.core.profiles():
+                        self.core.see(profile, self.outlook(profile))
                 each = type(each)(each.profile, self.free(each.profile))
             self.carry_out(self.core.handle(each, self.now))
 
