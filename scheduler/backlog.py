@@ -7,10 +7,11 @@ the same kind within the tenant; within a class it is first in, first out. What 
 starts and put right when it has ended. Who returns after a pause starts at the level of those who are being served,
 less a `credit` at most: what it left of its share lately. No more than that is saved up. Until they have used it, those
 who return with credit are served before all others, and among themselves in the order in which their jobs came: whoever
-keeps to its share does not wait for rounds of those who ask for too much. A turn that ends while nobody waits raises
-the level by what it cost: it was there for everybody. Source: the "virtual token counter" of Sheng et al.,
+keeps to its share does not wait for rounds of those who ask for too much. Nor is anybody who waits ever further behind
+the level when its turn comes. A turn that ends while nobody waits raises the level by what it cost: it was there for
+everybody. Source: the "virtual token counter" of Sheng et al.,
 "Fairness in Serving Large Language Models" (OSDI 2024), where the credit is none; two tenants that always wait differ
-by twice the largest cost of one job, and the credit, at most.
+by twice what all turns that run at once may cost, and the credit, at most: what a turn costs is known when it ends.
 """
 
 from __future__ import annotations
@@ -208,14 +209,18 @@ class Backlog:
             tenant.served = max(tenant.served, self._level - self.credit)
             tenant.has_credit = tenant.served < self._level
             self._enter(tenant)
+        elif tenant.has_credit and tenant.entry and len(flow.waiting) == 1:
+            self._enter(tenant)  # its next may be this one, which has no earlier place than its own
 
     def take(self, ticket: int) -> None:
         """Give the `head` its turn, charged to its tenant, whose entry is the first in the order."""
         flow = self._flows[ticket]
         tenant = flow.tenant
-        if tenant.served > self._level:  # noqa: PLR1730 - max() costs 0.1 us, and every turn comes through here
+        if tenant.served > self._level:
             self._level = tenant.served
-        if flow.served > tenant.level:  # noqa: PLR1730 - likewise
+        elif tenant.served < self._level - self.credit:  # its own cap kept it back, or it has been given back much
+            tenant.served = self._level - self.credit
+        if flow.served > tenant.level:  # noqa: PLR1730 - max() costs 0.1 us, and every turn comes through here
             tenant.level = flow.served
         place = self._take_out(ticket, flow)
         tenant.running += 1
@@ -238,7 +243,7 @@ class Backlog:
         before = flow.served - tokens, tenant.served - tokens
         self.push(ticket, place)
         flow.served, tenant.served = before  # it has not been away
-        tenant.has_credit = tenant.has_credit or (tenant.waiting == 1 and tenant.served < self._level)
+        tenant.has_credit = tenant.served < self._level
         tenant.running -= 1
         earlier = list(takewhile(lambda each: each < ticket, flow.waiting))
         for each in (ticket, *reversed(earlier)):
@@ -260,6 +265,14 @@ class Backlog:
         """A turn begins that was charged before."""
         self._flow(place).tenant.running += 1
 
+    def leave(self, place: Place) -> None:
+        """Undo an `occupy`."""
+        tenant = self._flow(place).tenant
+        tenant.running -= 1
+        if tenant.waiting and not tenant.entry:
+            self._enter(tenant)
+        self._rest(tenant)
+
     def vacate(self, place: Place, tokens: float = 0.0, now: float = 0.0) -> None:
         """A turn is over, which cost so many tokens more than was guessed; its tenant may have another.
 
@@ -273,6 +286,7 @@ class Backlog:
         if tokens:
             flow.served += tokens / place.weight
             tenant.served += tokens / place.weight
+            tenant.has_credit = tenant.has_credit and tenant.served < self._level
         if not self._flows:
             self._level += (place.cost + tokens) / place.weight
         if tenant.waiting and (tokens or not tenant.entry):

@@ -52,8 +52,8 @@ class ProfileQueue:
         self.has_held = False
         self.output_tokens = FIRST_GUESS_TOKENS
         """Of a turn, on average."""
-        self.turn_cost = OUTPUT_WEIGHT * FIRST_GUESS_TOKENS
-        """In tokens, on average."""
+        self.turn_cost = OUTPUT_WEIGHT * FIRST_GUESS_TOKENS / SHARES[Priority.STANDARD]
+        """In tokens by weight, on average."""
         self.backlog.credit = CREDIT_TURNS * self.turn_cost
         self.counted_s = FIRST_GUESS_S
         """How long those held their seats whose tokens were counted."""
@@ -183,7 +183,7 @@ class ProfileQueue:
             cost = end.usage.input_tokens + OUTPUT_WEIGHT * end.usage.output_tokens
             surplus = cost - place.cost
             self.output_tokens += SMOOTHING * (end.usage.output_tokens - self.output_tokens)
-            self.turn_cost += SMOOTHING * (cost - self.turn_cost)
+            self.turn_cost += SMOOTHING * (cost / place.weight - self.turn_cost)
             self.backlog.credit = CREDIT_TURNS * self.turn_cost
             self.counted_s += SMOOTHING * (held_s - self.counted_s)
         elif is_charged and self.counted_s > 0:
@@ -196,7 +196,7 @@ class ProfileQueue:
         """The seat that was meant for a ticket is not there, or not for this one: it has its old place."""
         self.running -= 1
         if was_returned:
-            self.backlog.vacate(place)
+            self.backlog.leave(place)
             self.push_returned(ticket)
             self.blocked.add(ticket)
         else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scheduler.backlog import REMEMBERED, Backlog, Place
 from scheduler.model import SHARES, Priority
@@ -36,6 +36,10 @@ class BacklogMachine(RuleBasedStateMachine):
     def may_run(self, tenant: str) -> bool:
         cap = CAPS[tenant]
         return cap is None or sum(place.tenant == tenant for place in self.running) < cap
+
+    @initialize(credit=st.sampled_from([0.0, 20.0, 200.0]))
+    def let_there_be_credit(self, credit: float) -> None:
+        self.real.credit = credit
 
     @rule(tenant=st.sampled_from(sorted(CAPS)), priority=st.sampled_from(Priority), cost=st.integers(1, 50))
     def push(self, tenant: str, priority: Priority, cost: int) -> None:
@@ -99,6 +103,14 @@ class BacklogMachine(RuleBasedStateMachine):
             assert self.real.waiting(tenant) == sum(one.place.tenant == tenant for one in self.waiting)
             assert self.real.running(tenant) == sum(place.tenant == tenant for place in self.running)
             assert self.real.is_capped(Place(tenant, seats=cap)) is not self.may_run(tenant)
+
+    @invariant()
+    def whoever_may_be_next_has_one_place_in_the_order_and_the_right_one(self) -> None:
+        for tenant in self.real._tenants.values():
+            if tenant.entry:
+                ranks = [rank for rank, entry, each in self.real._order if each is tenant and entry == tenant.entry]
+                assert ranks == [self.real._rank(tenant)]
+                assert not tenant.has_credit or tenant.served < self.real._level
 
     @invariant()
     def a_new_ticket_is_expected_behind_its_own_and_not_behind_everybody(self) -> None:
