@@ -38,7 +38,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     reasoning_items: bool = False
 
 
-class TextDelta(msgspec.Struct, frozen=True):
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """The next piece of the answer, verbatim."""
 
     text: str

@@ -259,16 +259,18 @@ class Turn:
 
     def on_notification(self, note: dialect.Notification, now: float) -> Calls:
         """The worker said something about this turn's thread."""
-        if isinstance(note, dialect.RawResponseItem) and note.turn_id.startswith(dialect.ECHO_TURN):
-            return ()  # the injected history: no sign that the turn runs
-        self._progress_at = now
-        self._saw_event = True
-        if isinstance(note, dialect.AgentMessageDelta):
+        if isinstance(note, dialect.AgentMessageDelta):  # nearly all of them
+            self._progress_at = now
+            self._saw_event = True
             if note.item_id != self._last_message:
                 self._last_message = note.item_id
                 self._streamed.add(note.item_id)
             self._push(TextDelta(note.delta))
             return self._learn_turn_id(note.turn_id, now) if self._turn_id is None else ()
+        if isinstance(note, dialect.RawResponseItem) and note.turn_id.startswith(dialect.ECHO_TURN):
+            return ()  # the injected history: no sign that the turn runs
+        self._progress_at = now
+        self._saw_event = True
         match note:
             case dialect.ReasoningSummaryDelta():
                 self._push(ReasoningDelta(note.delta, note.item_id, note.summary_index))

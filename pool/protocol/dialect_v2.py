@@ -154,7 +154,7 @@ turn_start_result = msgspec.json.Decoder(TurnStartResult).decode
 # --- notifications -----------------------------------------------------------------------------------------------
 
 
-class _Note(msgspec.Struct, rename="camel"):
+class _Note(msgspec.Struct, rename="camel", gc=False):
     thread_id: str
     turn_id: str = ""
 

@@ -24,7 +24,7 @@ class RpcError(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class _Frame(msgspec.Struct):
+class _Frame(msgspec.Struct, gc=False):
     id: RequestId | None = None
     method: str | None = None
     params: msgspec.Raw = msgspec.Raw(b"null")
@@ -40,7 +40,7 @@ class Request(msgspec.Struct, frozen=True):
     params: msgspec.Raw
 
 
-class Notification(msgspec.Struct, frozen=True):
+class Notification(msgspec.Struct, frozen=True, gc=False):
     """Something happened; `params` is still undecoded."""
 
     method: str
@@ -69,7 +69,7 @@ class Garbage(msgspec.Struct, frozen=True):
 
 Message = Request | Notification | Reply | Failure | Garbage
 
-_decoder = msgspec.json.Decoder(_Frame)
+_decode = msgspec.json.Decoder(_Frame).decode
 _encoder = msgspec.json.Encoder()
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -77,7 +77,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 def decode(line: bytes) -> Message:
     """The message in one line; never raises."""
     try:
-        frame = _decoder.decode(line)
+        frame = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Garbage(line[:HEAD_BYTES])
     if frame.method is not None:
