@@ -149,7 +149,7 @@ CHANGED: dict[str, Changed] = {
     **_same("400 unsupported_parameter", "a response is one answer", "07.5", "08.3"),
     "07.6": Changed("200 incomplete, text", "functions are defined as this API defines them"),
     "07.7": Changed("200 incomplete, text", "`max_output_tokens` counts"),
-    **_same("404 unknown_url", HTML, "08.5", "08.6", "08.7"),
+    **_same("404 response_not_found", HTML, "08.5", "08.6", "08.7"),
     **_same("200 created, in_progress, call, completed, done", TOGETHER, "20.5", "21.5", "29.5"),
     **_same("200 created, in_progress, call, text, completed, done", TOGETHER, "20.6", "21.6", "29.6"),
     **_same("200 created, in_progress, call, text, completed, done", TOGETHER, "25.6", "25.13", "26.6"),
