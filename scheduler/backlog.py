@@ -206,7 +206,6 @@ class Backlog:
         tenant.waiting += 1
         if tenant.waiting == 1:
             self._busy += 1
-            tenant.served = max(tenant.served, self._level - self.credit)
             tenant.has_credit = tenant.served < self._level
             self._enter(tenant)
         elif tenant.has_credit and tenant.entry and len(flow.waiting) == 1:
@@ -216,11 +215,9 @@ class Backlog:
         """Give the `head` its turn, charged to its tenant, whose entry is the first in the order."""
         flow = self._flows[ticket]
         tenant = flow.tenant
-        if tenant.served > self._level:
+        if tenant.served > self._level:  # noqa: PLR1730 - max() costs 0.1 us, and every turn comes through here
             self._level = tenant.served
-        elif tenant.served < self._level - self.credit:  # its own cap kept it back, or it has been given back much
-            tenant.served = self._level - self.credit
-        if flow.served > tenant.level:  # noqa: PLR1730 - max() costs 0.1 us, and every turn comes through here
+        if flow.served > tenant.level:  # noqa: PLR1730 - likewise
             tenant.level = flow.served
         place = self._take_out(ticket, flow)
         tenant.running += 1
@@ -286,7 +283,6 @@ class Backlog:
         if tokens:
             flow.served += tokens / place.weight
             tenant.served += tokens / place.weight
-            tenant.has_credit = tenant.has_credit and tenant.served < self._level
         if not self._flows:
             self._level += (place.cost + tokens) / place.weight
         if tenant.waiting and (tokens or not tenant.entry):
@@ -340,7 +336,13 @@ class Backlog:
             del self._tenants[name]
 
     def _enter(self, tenant: _Tenant, *, ahead: bool = False) -> None:
-        """Give a tenant its one valid entry in the order; equals go by who came to this level first, or `ahead`."""
+        """Give a tenant its one valid entry in the order; equals go by who came to this level first, or `ahead`.
+
+        It is no further below the level than the credit: a pause, its own cap, or much that it was given back may have
+        left it there.
+        """
+        tenant.served = max(tenant.served, self._level - self.credit)
+        tenant.has_credit = tenant.has_credit and tenant.served < self._level
         self._entries += 1
         tenant.entry = -self._entries if ahead else self._entries
         heapq.heappush(self._order, (self._rank(tenant), tenant.entry, tenant))
