@@ -50,6 +50,10 @@ class Keyring:
         """What counts each tenant's requests, where they are counted."""
         return {tenant.name: tenant.limiter for tenant, _ in self._known if tenant.limiter is not None}
 
+    def named(self, name: str) -> Tenant | None:
+        """The tenant of this name, if there still is one."""
+        return next((tenant for tenant, _ in self._known if tenant.name == name), None)
+
     def tenant(self, authorization: str | None) -> Tenant:
         """Whose key an Authorization header carries. Every stored hash is compared, whichever matches.
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
 from service import __version__
+from service.background import BACKGROUND, Background
 from service.handlers import chat, models, ops, responses, stored
 from service.middleware import expect, observe, sign
 from service.observability import Observability
@@ -52,10 +53,11 @@ def store_of(settings: Settings, observer: StoreObserver) -> ResponseStore:
             assert_never(unknown)
 
 
-def application(service: Service) -> web.Application:
+def application(service: Service, background: Background) -> web.Application:
     """The routes and what happens to every request."""
     app = web.Application(middlewares=[observe])
     app[SERVICE] = service
+    app[BACKGROUND] = background
     app.on_response_prepare.append(sign)
     routes = [
         web.post("/v1/chat/completions", chat.create, expect_handler=expect),

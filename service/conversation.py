@@ -12,6 +12,7 @@ import msgspec
 from service.api.errors import ApiError, invalid, previous_not_found, store_unavailable
 from service.api.items import Item, Lookup
 from service.api.responses import Needs
+from service.room import Take
 from service.store.protocol import Break, BreakReason, Exchange, Key, ResponseStore, StoreUnavailable, history
 
 _ID = re.compile(r"resp_[0-9A-Za-z_-]{1,100}")
@@ -43,25 +44,33 @@ class Before(NamedTuple):
     lookup: Lookup
 
 
-async def fetch(store: ResponseStore, owner: str, needs: Needs, *, max_bytes: int, timeout_s: float) -> Before:
-    """All that a request of this owner builds upon, of which there may be `max_bytes`, found within `timeout_s`.
+def _take_none(_: int) -> None:
+    """For whoever has room."""
+
+
+async def fetch(
+    store: ResponseStore, owner: str, needs: Needs, *, max_bytes: int, timeout_s: float, take: Take = _take_none
+) -> Before:
+    """All that a request of this owner builds upon, of which there may be `max_bytes`, found within `timeout_s`. `take`
+    is told how many bytes it has become.
 
     Raises:
-        ApiError: there is no such previous response, none that can be continued, or the store cannot tell.
+        ApiError: there is no such previous response, none that can be continued, no room, or the store cannot tell.
     """
     if not needs.previous_response_id and not needs.item_ids and not needs.thought_ids:
         return Before((), lambda _: None)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _fetch(store, owner, needs, max_bytes)
+            return await _fetch(store, owner, needs, max_bytes, take)
     except (StoreUnavailable, TimeoutError):
         raise store_unavailable() from None
 
 
-async def _fetch(store: ResponseStore, owner: str, needs: Needs, max_bytes: int) -> Before:
+async def _fetch(store: ResponseStore, owner: str, needs: Needs, max_bytes: int, take: Take) -> Before:
     links: tuple[Exchange, ...] = ()
     if needs.previous_response_id is not None:
         links = await _links(store, owner, needs.previous_response_id, max_bytes)
+        take(sum(link.size_bytes for link in links))
     items = tuple(_item(each.body) for link in links for each in (*link.input_items, *link.output_items))
     known = {item["id"]: item for item in items}
     left_bytes = max_bytes - sum(link.size_bytes for link in links)
@@ -75,6 +84,7 @@ async def _fetch(store: ResponseStore, owner: str, needs: Needs, max_bytes: int)
         if exchange is None or exchange.size_bytes > left_bytes:
             continue
         left_bytes -= exchange.size_bytes
+        take(exchange.size_bytes)
         for each in (*exchange.input_items, *exchange.output_items):
             known.setdefault(each.id, _item(each.body))
     return Before(items, known.get)

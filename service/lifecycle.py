@@ -18,6 +18,7 @@ from pool.pool import FirstBoot, Pool
 from pool.worker import LaunchSpec
 from service import __version__
 from service.app import application, build
+from service.background import Background
 from service.encode.tokens import vocabulary
 from service.http import Runner
 from service.reload import Reloader
@@ -70,13 +71,17 @@ async def _run(
     service: Service, stop: asyncio.Event, on_ready: OnReady | None, reloader: Reloader[LaunchSpec] | None
 ) -> None:
     """Boot, serve and drain; afterwards no worker is left."""
+    background = Background(service)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(service.pool.run(), name="pool")
+        tasks.create_task(background.run(), name="background")
         try:
             await _boot(service, stop)
             if not stop.is_set():
-                await _serve(service, stop, on_ready, reloader)
+                await _serve(service, background, stop, on_ready, reloader)
         finally:
+            service.scheduler.cut_off()
+            background.stop()
             service.pool.stop()
 
 
@@ -101,10 +106,10 @@ async def check(settings: Settings, environ: Mapping[str, str]) -> list[FirstBoo
         pool.discard()
 
 
-def http_runner(service: Service) -> Runner:
+def http_runner(service: Service, background: Background) -> Runner:
     """What answers HTTP: a handler is cancelled when its client leaves, and gets the body as it was sent."""
     return Runner(
-        application(service),
+        application(service, background),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=LAST_WORDS_S,
@@ -124,10 +129,14 @@ async def _boot(service: Service, stop: asyncio.Event) -> None:
 
 
 async def _serve(
-    service: Service, stop: asyncio.Event, on_ready: OnReady | None, reloader: Reloader[LaunchSpec] | None
+    service: Service,
+    background: Background,
+    stop: asyncio.Event,
+    on_ready: OnReady | None,
+    reloader: Reloader[LaunchSpec] | None,
 ) -> None:
     server = service.current.settings.server
-    runner = http_runner(service)
+    runner = http_runner(service, background)
     await runner.setup()
     try:
         try:

@@ -244,6 +244,9 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         self._moved_aside = plain("store_moved_aside", "Damaged files of the store that were replaced")
         self._bugs = counter("bugs", "Exceptions of our own that a boundary caught", "where")
         self._reload_failures = plain("config_reload_failures", "Configurations that were refused while running")
+        self._background = self._register(
+            Gauge("codex_completions_background_jobs", "Background responses that wait or run", registry=None)
+        )
         self._generation = self._register(
             Gauge("codex_completions_config_generation", "Which configuration this is, from 1", registry=None)
         )
@@ -396,6 +399,23 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
     def store_called(self, operation: str, result: str, seconds: float) -> None:
         self._store_operations(operation, result).inc()
         self._store_s(operation).observe(seconds)
+
+    def background_jobs(self, count: int) -> None:
+        """So many are worked on, or wait."""
+        self._background.set(count)
+
+    def background_ended(self, facts: Mapping[str, object]) -> None:
+        """A background response has ended."""
+        self.log.info("background.ended", **facts)
+
+    def background_failed(self, error: Exception) -> None:
+        """The work on a background response raised what it should not."""
+        self._bugs("background").inc()
+        self.log.error("background.failed", **error_fields(error))
+
+    def background_recovered(self, queued: int, running: int) -> None:
+        """What an earlier process left: so many are taken up again, and so many have failed."""
+        self.log.info("background.recovered", queued=queued, running=running)
 
     def answer_not_stored(self) -> None:
         """An answer was to be stored, and is not."""

@@ -147,6 +147,14 @@ class ImageSettings(_Model):
     )
 
 
+class BackgroundSettings(_Model):
+    """Responses that are worked on without a client."""
+
+    max_jobs: int = Field(256, ge=1, le=100_000, description="Most at a time, queued ones included.")
+    max_jobs_per_key: int = Field(64, ge=1, le=100_000, description="Most at a time of one key.")
+    queue_budget_s: Seconds = Field(3600.0, description="How long one may wait for a seat, over a restart, too.")
+
+
 class KeySettings(_Model):
     """One API key, as its hash: `codex-completions key` makes both."""
 
@@ -355,6 +363,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     tools: ToolSettings = ToolSettings()
     store: StoreSettings = StoreSettings()
+    background: BackgroundSettings = BackgroundSettings()
     images: ImageSettings = ImageSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
     keys: tuple[KeySettings, ...] = ()

@@ -37,6 +37,7 @@ def settings_tables() -> str:
         ("`[log]`", definitions["LogSettings"]),
         ("`[tools]`", definitions["ToolSettings"]),
         ("`[store]`", definitions["StoreSettings"]),
+        ("`[background]`", definitions["BackgroundSettings"]),
         ("`[images]`", definitions["ImageSettings"]),
         ("`[[keys]]`", definitions["KeySettings"]),
         ("`[profiles.NAME]`", definitions["ProfileSettings"]),

@@ -73,9 +73,11 @@ class Voices:
         """In the order in which they were added."""
         return [voice.choice for voice in self._voices]
 
-    async def begun(self) -> None:
-        """Wait until the first of them has its turn, or will not have one."""
-        await self._voices[0].ticket.begun()
+    async def begun(self) -> bool:
+        """Wait until the first of them has its turn, or will not have one; which of the two it is."""
+        ticket = self._voices[0].ticket
+        await ticket.begun()
+        return ticket.lease is not None
 
     @property
     def outcome(self) -> Outcome | None:

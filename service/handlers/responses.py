@@ -6,16 +6,15 @@ import secrets
 import time
 
 from aiohttp import web
-from msgspec.structs import replace
 
-from service.api.body import json_object
-from service.api.errors import unsupported
-from service.api.responses import ResponsesRequest, needs, parse_responses
-from service.conversation import fetch
+from service.api.errors import store_unavailable, unsupported
+from service.api.responses import ResponsesRequest
+from service.background import BACKGROUND, Follower, Parked
 from service.encode.response_stream import ResponseEvents, ResponseStream
 from service.handlers.answer import Speech
-from service.handlers.asking import read_asked, read_pictures
-from service.handlers.exchange import Exchange, Wants
+from service.handlers.asking import Asked, read_asked
+from service.handlers.exchange import Exchange
+from service.handlers.understanding import as_served, understand, wants
 from service.keeping import Keeper
 from service.state import SERVICE
 from service.store.protocol import Key
@@ -32,41 +31,45 @@ async def create(request: web.Request) -> web.StreamResponse:
     """
     asked = await read_asked(request)
     service = request.app[SERVICE]
-    fields = json_object(asked.body)
-    settings = service.current.settings
-    before = await fetch(
-        service.store,
-        asked.tenant.name,
-        needs(fields),
-        max_bytes=settings.server.max_body_bytes,
-        timeout_s=settings.store.timeout_s,
-    )
-    question, route = parse_responses(
-        fields, find=service.current.routes.find, before=before.items, lookup=before.lookup
-    )
-    if question.background:
-        raise unsupported("background")
-    question, route = await read_pictures(service, asked, question, route)
+    question, route = await understand(service, asked)
     current = service.current  # from here to the scheduler nobody waits: what it names is still there
-    wants = Wants(keeps=True, shows_reasoning=True, reasoning_items=question.shows_encrypted or question.store)
-    exchange = Exchange(request, asked, current, question, route, wants=wants)
-    question = replace(question, echo=question.echo | {"service_tier": exchange.tier})
+    if question.background and current.settings.store.kind == "off":
+        raise unsupported("background", "background responses need a store, and there is none")
+    queue_budget_s = current.settings.background.queue_budget_s if question.background else None
+    exchange = Exchange(request, asked, current, question, route, wants=wants(question, queue_budget_s))
+    question = as_served(question, exchange.inquiry)
+    key = Key(asked.tenant.name, f"resp_{secrets.token_hex(24)}")
     try:
+        if question.background:
+            return await _begin(request, exchange, question, asked, key)
         exchange.ask()
-        return await _answer(request, exchange, question, asked.tenant.name)
+        return await _answer(request, exchange, question, key)
     finally:
         exchange.close()
 
 
-async def _answer(
-    request: web.Request, exchange: Exchange, question: ResponsesRequest, owner: str
+async def _begin(
+    request: web.Request, exchange: Exchange, question: ResponsesRequest, asked: Asked, key: Key
 ) -> web.StreamResponse:
+    """The response as it is when it is stored; or its stream, which goes on without its client, too."""
+    created = int(time.time())  # noqa: TID251 - the wire wants wall-clock seconds, here and below
+    inquiry, settings = exchange.inquiry, exchange.settings.background
+    parked = Parked.of(asked, inquiry.mode, created, settings.queue_budget_s)
+    work = request.app[BACKGROUND].begin(key, parked, question, inquiry)
+    exchange.hand_over()
+    if not await work.accepted():
+        raise store_unavailable()
+    if question.stream:
+        return await exchange.reply.stream(Follower(request.app[SERVICE].store, key, work, -1))
+    return await exchange.reply.send(work.first_body)
+
+
+async def _answer(request: web.Request, exchange: Exchange, question: ResponsesRequest, key: Key) -> web.StreamResponse:
     """The answer, in one of its two forms."""
     service = request.app[SERVICE]
-    id = f"resp_{secrets.token_hex(24)}"  # noqa: A001 - OpenAI's word
-    created = int(time.time())  # noqa: TID251 - the wire wants wall-clock seconds, here and below
-    events = ResponseEvents(id=id, created=created, request=question)
-    keeper = Keeper(service.store, service.observability, Key(owner, id), question, events)
+    created = int(time.time())  # noqa: TID251 - as above
+    events = ResponseEvents(id=key.id, created=created, request=question)
+    keeper = Keeper(service.store, service.observability, key, question, events)
     if question.stream:
         shown = await exchange.voices.read_within(exchange.settings.server.commit_delay_s)
         encoder = ResponseStream(events, time.time)  # noqa: TID251 - as above

@@ -8,9 +8,11 @@ import msgspec
 from aiohttp import hdrs, web
 
 from service.api.errors import invalid, response_not_found
-from service.api.queries import read_paging, read_retrieval
+from service.api.queries import Retrieval, read_paging, read_retrieval
 from service.api.responses import ENCRYPTED
+from service.background import BACKGROUND, Follower, unfinished
 from service.conversation import key_of, read_status
+from service.handlers.answer import Reply
 from service.handlers.exchange import IGNORED_HEADER
 from service.state import FACTS, SERVICE
 from service.store.protocol import Break, Item, Key, ResponseStore, State, history, page
@@ -37,11 +39,14 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     key = _key(request)
     wanted = read_retrieval(request.query)
     store = request.app[SERVICE].store
+    if wanted.stream:
+        return await _stream(request, key, wanted)
+    work = request.app[BACKGROUND].find(key)
+    if work is not None:
+        return _answer(await work.settled(), wanted.ignored)
     stored = await store.get(key)
     if stored is None:
         raise response_not_found(key.id)
-    if wanted.stream:
-        raise invalid("only background responses that were created with stream=true can be streamed again", "stream")
     body = stored.response
     if ENCRYPTED in wanted.include and stored.state is State.ENDED:
         exchange = await store.exchange(key)
@@ -50,12 +55,15 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
-    """Forget the response.
+    """Forget the response; nobody works on it any more.
 
     Raises:
         ApiError: there is none.
     """
     key = _key(request)
+    work = request.app[BACKGROUND].find(key)
+    if work is not None:
+        work.forget()
     if not await request.app[SERVICE].store.delete(key):
         raise response_not_found(key.id)
     return _answer(_encode({"id": key.id, "object": "response", "deleted": True}))
@@ -68,11 +76,18 @@ async def cancel(request: web.Request) -> web.StreamResponse:
         ApiError: there is none, or it is not of the kind that can be cancelled.
     """
     key = _key(request)
+    work = request.app[BACKGROUND].find(key)
+    if work is not None:
+        work.cancel()
+        await work.over()
+        return _answer(work.events.body())
     stored = await request.app[SERVICE].store.get(key)
     if stored is None:
         raise response_not_found(key.id)
     if not read_status(stored.response).background:
         raise invalid("Cannot cancel a synchronous response.", None)
+    if stored.state is not State.ENDED:
+        raise unfinished()
     return _answer(stored.response)
 
 
@@ -104,6 +119,31 @@ async def input_items(request: web.Request) -> web.StreamResponse:
 
 
 # --- inside ------------------------------------------------------------------------------------------------------
+
+
+async def _stream(request: web.Request, key: Key, wanted: Retrieval) -> web.StreamResponse:
+    """The events of a background response, again or as they come.
+
+    Raises:
+        ApiError: there is none, it has no events, or nobody works on it at the moment.
+    """
+    service = request.app[SERVICE]
+    work = request.app[BACKGROUND].find(key)
+    if work is None:
+        stored = await service.store.get(key)
+        if stored is None:
+            raise response_not_found(key.id)
+        has_events = bool(await service.store.events(key, -1, 1))
+        if has_events and stored.state is not State.ENDED:
+            raise unfinished()
+    else:
+        has_events = work.has_events
+    if not has_events:
+        raise invalid("only background responses that were created with stream=true can be streamed again", "stream")
+    reply = Reply(request, service.current.settings.server)
+    if wanted.ignored:
+        reply.headers[IGNORED_HEADER] = ", ".join(wanted.ignored)
+    return await reply.stream(Follower(service.store, key, work, wanted.starting_after))
 
 
 def _key(request: web.Request) -> Key:

@@ -323,6 +323,8 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.store_came_back()
     watching.store_moved_aside("/a/path")
     watching.answer_not_stored()
+    watching.background_jobs(3)
+    watching.background_failed(RuntimeError("a bug"))
     values = {
         (sample.name, *sample.labels.values()): sample.value
         for family in registry.collect()
@@ -377,9 +379,11 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("store_evicted_total", "age"): 3,
         ("store_moved_aside_total",): 1,
         ("answers_not_stored_total",): 1,
+        ("background_jobs",): 3,
         ("bugs_total", "http"): 1,
         ("bugs_total", "worker"): 1,
         ("bugs_total", "reload"): 1,
+        ("bugs_total", "background"): 1,
     }
     assert values == {(f"codex_completions_{name}", *labels): value for (name, *labels), value in expected.items()}
 

@@ -147,7 +147,6 @@ async def test_a_client_that_leaves_frees_its_seat(tmp_path: Path) -> None:
     ("fields", "param", "code"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id", "previous_response_not_found"),
-        ({"background": True}, "background", "unsupported_parameter"),
         ({"input": [{"id": "msg_1"}]}, "input[0].id", "invalid_request_error"),
         ({"input": None}, "input", "invalid_request_error"),
         ({"model": "gpt-none"}, "model", "model_not_found"),

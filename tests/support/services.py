@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 from loadtest.fake_app_server import write_launcher
 from pool.worker_state import WorkerState
 from service.app import build
+from service.background import Background
 from service.lifecycle import http_runner
 from service.reload import Reloader
 from service.settings import KeySettings, Settings
@@ -315,7 +316,7 @@ class RunningService:
     @property
     def bugs(self) -> float:
         """Exceptions of our own that a boundary caught."""
-        return sum(self.counted("bugs_total", where=where) for where in ("http", "worker"))
+        return sum(self.counted("bugs_total", where=where) for where in ("http", "worker", "background"))
 
 
 def key(name: str, text: str, **fields: Any) -> KeySettings:
@@ -362,19 +363,23 @@ async def running_service(
     before = children_of(os.getpid())
     configured = settings(tmp_path, flags=flags, **tables)
     service = build(configured, ENVIRON)
+    background = Background(service)
     found = -1.0
     try:
         service.pool.prepare()
         await service.store.open()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(service.pool.run(), name="pool")
+            tasks.create_task(background.run(), name="background")
             try:
-                async with _site(service) as base_url, aiohttp.ClientSession() as session:
+                async with _site(service, background) as base_url, aiohttp.ClientSession() as session:
                     running = RunningService(service, base_url, session, partial(settings, tmp_path))
                     await until(lambda: running.ready_workers == configured.profiles["default"].workers)
                     yield running
                 found = running.bugs
             finally:
+                service.scheduler.cut_off()
+                background.stop()
                 service.pool.stop()
     finally:
         await service.store.close()
@@ -386,9 +391,9 @@ async def running_service(
 
 
 @asynccontextmanager
-async def _site(service: Service) -> AsyncIterator[str]:
+async def _site(service: Service, background: Background) -> AsyncIterator[str]:
     """The base address at which it answers."""
-    runner = http_runner(service)
+    runner = http_runner(service, background)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,0 +1,561 @@
+"""Background responses: they are worked on, and kept, whether their clients are there or not.
+
+One task for each, all owned by `Background.run`. Clients look at a response in the store, or at the work on it. All that
+they ever do to it is to say that it is to be cancelled, or forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from scheduler.model import CutOff, Priority, QueueFull, TenantQueueFull
+from service.api.errors import ApiError, from_rejection, internal, store_unavailable
+from service.api.responses import ResponsesRequest
+from service.conversation import read_status
+from service.encode.response_items import Event as EventKind
+from service.encode.response_object import error_object
+from service.encode.response_stream import COMPLETED, CUT_OFF, DONE, FAILED, ResponseEvents
+from service.handlers.asking import Asked
+from service.handlers.exchange import Inquiry
+from service.handlers.understanding import as_served, understand, wants
+from service.keeping import draft, output
+from service.state import Service
+from service.store.protocol import Event, Key, ResponseStore, State, StoreUnavailable, Written
+from service.toolcalls.mode import OutputMode
+
+TAIL_BYTES = 256 * 1024
+"""How much of a stream's events is at hand for those who follow it; what is older is read from the store."""
+RETRY_S = 1.0
+"""Between two attempts at what has to be done some time."""
+PAGE = 1000
+"""How many stored events are read at once."""
+MARK = b""
+"""In place of the last event: that is made of the stored object, which would be there twice else."""
+
+_json = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_LAST: dict[str, EventKind] = {
+    "completed": COMPLETED,
+    "incomplete": CUT_OFF,
+    "cancelled": CUT_OFF,
+    "failed": FAILED,
+}
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """What another process needs to take up a queued response: its request as its client sent it.
+
+    `mode` is the form in effect. The instants are of the wall clock: when the answer is of no more use, and when it has
+    waited long enough for a seat.
+    """
+
+    request_id: str
+    created: int
+    mode: str
+    body: bytes
+    wanted: str | None
+    deadline_wall: float | None
+    until_wall: float
+
+    @classmethod
+    def of(cls, asked: Asked, mode: OutputMode, created: int, queue_budget_s: float) -> Parked:
+        """A request that came just now."""
+        now = time.time()  # noqa: TID251 - another process has another clock
+        deadline_wall = None if asked.deadline_s is None else now + asked.deadline_s
+        return cls(asked.id, created, mode, asked.body, asked.wanted, deadline_wall, now + queue_budget_s)
+
+
+_parked = msgspec.msgpack.Decoder(Parked).decode
+_park = msgspec.msgpack.Encoder().encode
+
+
+class _Tail:
+    """The last events of a stream."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the next event."""
+        self._events: deque[bytes] = deque()
+        self._bytes = 0
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest event at hand."""
+        return self.number - len(self._events)
+
+    def add(self, events: Sequence[bytes]) -> None:
+        self._events.extend(events)
+        self.number += len(events)
+        self._bytes += sum(map(len, events))
+        while self._bytes > TAIL_BYTES and len(self._events) > 1:
+            self._bytes -= len(self._events.popleft())
+
+    def after(self, number: int) -> list[bytes]:
+        """The events behind this one, all of which are at hand."""
+        begin = max(0, number + 1 - self.first)
+        return [self._events[place] for place in range(begin, len(self._events))]
+
+
+class Work:
+    """The work on one response.
+
+    `events` is the response as it is, `first_body` as it was told first, and `last` its last event, b"" until there is
+    one. `is_stored` is None until the store has it, or cannot. `is_over`: it will not change any more. `is_left`: the
+    service ends, or nobody wants to know of it.
+    """
+
+    def __init__(
+        self, service: Service, key: Key, parked: Parked, question: ResponsesRequest, inquiry: Inquiry
+    ) -> None:
+        self.key = key
+        self.events = ResponseEvents(id=key.id, created=parked.created, request=question)
+        self.opening = self.events.open(is_queued=True)
+        self.first_body = self.events.body()
+        self.last = b""
+        self.tail = _Tail()
+        self.is_stored: bool | None = None
+        self.is_over = self.is_left = False
+        self._service = service
+        self._store: ResponseStore = service.store
+        self._parked = parked
+        self._question = question
+        self._inquiry = inquiry
+        self._voices = inquiry.voices
+        self._has_begun = self._is_cancelled = self._is_forgotten = False
+        self._news = asyncio.Event()
+        self._unwanted = asyncio.Event()
+        self._leaving = asyncio.Event()
+
+    # --- for those who look at it ----------------------------------------------------------------------------
+
+    @property
+    def has_events(self) -> bool:
+        """Its events are kept, for whoever wants to stream it again."""
+        return self._question.stream
+
+    async def news(self) -> None:
+        """Wait until anything of it has changed."""
+        await self._news.wait()
+
+    async def settled(self) -> bytes:
+        """The response object as it is, whose end is not shown before it is kept."""
+        while self.events.status not in ("queued", "in_progress") and not self.is_over:
+            await self.news()
+        return self.events.body()
+
+    async def accepted(self) -> bool:
+        """Whether it is stored, once that is known."""
+        while self.is_stored is None:
+            await self.news()
+        return self.is_stored
+
+    async def over(self) -> None:
+        """Wait until it is over."""
+        while not self.is_over:
+            await self.news()
+
+    def cancel(self) -> None:
+        """Nobody wants more of it."""
+        self._is_cancelled = True
+        self._abandon()
+
+    def forget(self) -> None:
+        """Nobody wants to know of it."""
+        self._is_forgotten = True
+        self._abandon()
+
+    def leave(self) -> None:
+        """The service ends; the scheduler has been cut off."""
+        self.is_left = True
+        self._leaving.set()
+        self._unwanted.set()
+
+    # --- for its task ----------------------------------------------------------------------------------------
+
+    def admit(self) -> None:
+        """Ask for its answer.
+
+        Raises:
+            ApiError: the scheduler does not take it.
+        """
+        self._inquiry.ask()
+
+    async def run(self) -> None:
+        """Keep it, see it through, and keep what became of it."""
+        try:
+            if self.is_stored is None:
+                first = draft(self.key, self._question, self.events, State.QUEUED, _park(self._parked))
+                self.is_stored = await self._store.create(self.key, first) is Written.STORED
+            if self.is_stored:
+                self._show(self.opening)
+                await self._see_through()
+        finally:
+            self._abandon()
+            self.is_stored = bool(self.is_stored)
+            self.is_over = True
+            self._tell()
+
+    def facts(self) -> dict[str, object]:
+        """What the log says of its end."""
+        told = {"request_id": self._parked.request_id, "tenant": self.key.owner, "status": self.events.status}
+        return told | self._voices.facts()
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _see_through(self) -> None:
+        last: list[bytes] = []
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                await self._admitted()
+                self._has_begun = await self._voices.begun()
+                if self._has_begun and not self._unwanted.is_set():
+                    self._show(self.events.start())
+                    tasks.create_task(self._store.update(self.key, State.RUNNING, self.events.body()))
+                while shown := await self._voices.read():
+                    for _, pieces in shown:
+                        self._show(self.events.grow(pieces))
+                (choice,) = self._voices.choices
+                last = self.events.end(choice, int(time.time()))  # noqa: TID251 - the wire wants the wall clock
+            except ApiError as error:
+                last = self.events.cancel() if self._is_cancelled else self.events.fail(error)
+        if self._is_forgotten or self._is_for_the_next:
+            self.is_left = True
+            return
+        *rest, self.last = last
+        self._show(rest)
+        await self._keep_end()
+
+    @property
+    def _is_for_the_next(self) -> bool:
+        """It has not begun, and the service ends: the store has it as it was, for the next process."""
+        is_cut_off = self.is_left or (bool(self._voices.choices) and isinstance(self._voices.outcome, CutOff))
+        return is_cut_off and not self._has_begun and not self._is_cancelled
+
+    async def _admitted(self) -> None:
+        """Ask until the scheduler takes it, if it has not been asked; one that was taken up again may wait for that."""
+        while not self._voices.choices:
+            try:
+                self.admit()
+            except ApiError as error:
+                is_late = time.time() > self._parked.until_wall  # noqa: TID251 - as it was parked
+                if self._unwanted.is_set() or is_late or not error.retryable:
+                    raise
+                await pause(self._unwanted)
+
+    async def _keep_end(self) -> None:
+        """Keep what became of it. It is told after the first attempt, and attempted until that succeeds."""
+        body, items = self.events.body(), output(self.events)
+        self._store.append(self.key, [Event(self.tail.number, MARK)] * self._question.stream)
+        while await self._store.update(self.key, State.ENDED, body, items) is Written.LOST:
+            self.is_over = True
+            self._tell()
+            if self.is_left:
+                return
+            await pause(self._leaving)
+
+    def _show(self, events: list[bytes]) -> None:
+        if not events:
+            return
+        if self._question.stream:
+            numbered = [Event(number, body) for number, body in enumerate(events, self.tail.number)]
+            self._store.append(self.key, numbered)
+        self.tail.add(events)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _abandon(self) -> None:
+        self._unwanted.set()
+        self._voices.abandon()
+
+
+async def pause(hurry: asyncio.Event) -> None:
+    """Wait for a while, or until there is a reason to hurry."""
+    try:
+        async with asyncio.timeout(RETRY_S):
+            await hurry.wait()
+    except TimeoutError:
+        pass
+
+
+class Background:
+    """All work on background responses; `run` owns it until `stop`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = service.store
+        self._works: dict[Key, Work] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take up what an earlier process left, and work until `stop`. Then every end is kept, or that was tried."""
+        async with self._tasks:
+            recovering = self._tasks.create_task(self._recover())
+            await self._stopped.wait()
+            recovering.cancel()
+
+    def stop(self) -> None:
+        """Work on nothing any more. What has not begun stays in the store."""
+        self._stopped.set()
+        for work in self._works.values():
+            work.leave()
+
+    def find(self, key: Key) -> Work | None:
+        """The work on this response, if there is any."""
+        return self._works.get(key)
+
+    def begin(self, key: Key, parked: Parked, question: ResponsesRequest, inquiry: Inquiry) -> Work:
+        """Work on this, from now on.
+
+        Raises:
+            ApiError: there is too much of it, or the scheduler does not take it.
+        """
+        limits = self._service.current.settings.background
+        if sum(each.owner == key.owner for each in self._works) >= limits.max_jobs_per_key:
+            raise from_rejection(TenantQueueFull("too many background responses of this tenant", 5 * RETRY_S))
+        if len(self._works) >= limits.max_jobs:
+            raise from_rejection(QueueFull("too many background responses", 5 * RETRY_S))
+        work = Work(self._service, key, parked, question, inquiry)
+        work.admit()
+        self._own(work)
+        return work
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _own(self, work: Work) -> None:
+        self._works[work.key] = work
+        self._service.observability.background_jobs(len(self._works))
+        self._tasks.create_task(self._see_to(work))
+
+    async def _see_to(self, work: Work) -> None:
+        try:
+            await work.run()
+            if work.last:
+                self._service.observability.background_ended(work.facts())
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug costs this response, and nobody else anything
+            self._service.observability.background_failed(error)
+            await self._fail(work.key, internal())
+        finally:
+            del self._works[work.key]
+            self._service.observability.background_jobs(len(self._works))
+
+    async def _recover(self) -> None:
+        """See to what an earlier process left."""
+        while not self._stopped.is_set():
+            try:
+                left = await self._store.unfinished()
+            except StoreUnavailable:
+                await pause(self._stopped)
+                continue
+            queued = [each.key for each in left if each.state is State.QUEUED]
+            running = [each.key for each in left if each.state is State.RUNNING]
+            if left:
+                self._service.observability.background_recovered(len(queued), len(running))
+            for key in running:
+                self._tasks.create_task(self._fail(key, _interrupted()))
+            for key in queued:
+                self._tasks.create_task(self._take_up(key))
+            return
+
+    async def _take_up(self, key: Key) -> None:
+        """Work on a response that was queued."""
+        try:
+            work = await self._taken_up(key)
+        except ApiError as error:
+            await self._fail(key, error)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._service.observability.background_failed(error)
+            await self._fail(key, internal())
+        else:
+            if work is not None and not self._stopped.is_set():
+                work.is_stored = True
+                self._own(work)
+
+    async def _taken_up(self, key: Key) -> Work | None:
+        """The work on a response that was queued; None when it is that no more, or the service ends.
+
+        Raises:
+            ApiError: it can be worked on no more.
+        """
+        while not self._stopped.is_set():
+            try:
+                exchange = await self._store.exchange(key)
+                if exchange is None or exchange.state is not State.QUEUED or exchange.job is None:
+                    return None
+                return await self._understood(key, _parked(exchange.job))
+            except StoreUnavailable:
+                pass
+            except ApiError as error:
+                if not error.retryable:
+                    raise
+            await pause(self._stopped)
+        return None
+
+    async def _understood(self, key: Key, parked: Parked) -> Work:
+        service = self._service
+        tenant = service.current.keyring.named(key.owner)
+        if tenant is None:
+            raise _gone()
+        now = time.time()  # noqa: TID251 - as it was parked
+        deadline_s = None if parked.deadline_wall is None else max(0.001, parked.deadline_wall - now)
+        wanted = None if parked.wanted is None else Priority(parked.wanted)
+        mode = OutputMode(parked.mode)
+        asked = Asked(parked.request_id, tenant, wanted, deadline_s, mode, parked.body)
+        question, route = await understand(service, asked)
+        wish = wants(question, max(0.001, parked.until_wall - now))
+        inquiry = Inquiry(service, asked, service.current, question, route, wants=wish, mode=mode)
+        return Work(service, key, parked, as_served(question, inquiry), inquiry)
+
+    async def _fail(self, key: Key, error: ApiError) -> None:
+        """A response that has no answer, and will have none: say so, as soon as the store can be told."""
+        while True:
+            try:
+                stored = await self._store.get(key)
+                if stored is None or stored.state is State.ENDED:
+                    return
+                body = _failed(stored.response, error)
+                if await self._store.update(key, State.ENDED, body) is not Written.LOST:
+                    return
+            except StoreUnavailable:
+                pass
+            if self._stopped.is_set():
+                return
+            await pause(self._stopped)
+
+
+BACKGROUND = web.AppKey("background", Background)
+
+
+def _interrupted() -> ApiError:
+    return ApiError(
+        status=500,
+        message="the service was stopped while it worked on this response",
+        type="server_error",
+        code="server_error",
+    )
+
+
+def _gone() -> ApiError:
+    return ApiError(
+        status=401,
+        message="the key of this response is no key any more",
+        type="authentication_error",
+        code="unauthorized",
+    )
+
+
+def _failed(body: bytes, error: ApiError) -> bytes:
+    """The object, which failed."""
+    response: dict[str, Any] = dict(_decode(body))
+    return _json(response | {"status": "failed", "error": error_object(error)})
+
+
+# --- streams -----------------------------------------------------------------------------------------------------
+
+
+def _last_event(body: bytes, number: int) -> bytes:
+    """The last event of a response that has ended."""
+    return _LAST[read_status(body).status](number, b',"response":', body)
+
+
+class Follower:
+    """The stream of a background response, from the event behind `after` on: from whoever works on it, or the store.
+
+    It ends with the response's last event, whatever of its other events could not be kept.
+    """
+
+    def __init__(self, store: ResponseStore, key: Key, work: Work | None, after: int) -> None:
+        self._store = store
+        self._key = key
+        self._work = work
+        self._after = after
+        self._is_over = False
+
+    async def read(self, timeout_s: float) -> bytes | None:
+        """See `Source`."""
+        if self._is_over:
+            return b""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._next()
+        except TimeoutError:
+            return None
+        except StoreUnavailable:
+            raise store_unavailable() from None
+
+    async def error(self, error: ApiError) -> bytes:
+        """Of the stream, not of the response. Source: OpenAI's ResponseErrorEvent."""
+        told = {
+            "type": "error",
+            "sequence_number": self._after + 1,
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+        }
+        return b"event: error\ndata: %b\n\n" % _json(told)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _next(self) -> bytes:
+        work = self._work
+        if work is None:
+            return await self._from_store() or await self._end_from_store()
+        while True:
+            if self._after + 1 < work.tail.first and (found := await self._from_store()):
+                return found
+            if self._after + 1 >= work.tail.first and (events := work.tail.after(self._after)):
+                self._after += len(events)
+                return b"".join(events)
+            if work.is_over:
+                return self._end_of(work)
+            await work.news()
+
+    def _end_of(self, work: Work) -> bytes:
+        self._is_over = True
+        if not work.last:
+            raise unfinished()
+        return b"" if self._after >= work.tail.number else work.last + _closing(work.events.status)
+
+    async def _from_store(self) -> bytes:
+        """The next events that are stored; b"" for none."""
+        events = await self._store.events(self._key, self._after, PAGE) or ()
+        bodies = [event.body for event in events if event.body != MARK]
+        self._after += len(bodies)
+        return b"".join(bodies)
+
+    async def _end_from_store(self) -> bytes:
+        self._is_over = True
+        stored = await self._store.get(self._key)
+        if stored is None or stored.state is not State.ENDED:
+            raise unfinished()
+        seen = await self._store.events(self._key, self._after - 1, 1) if self._after >= 0 else ()
+        if seen and seen[0].body == MARK:
+            return b""
+        status = read_status(stored.response).status
+        return _last_event(stored.response, self._after + 1) + _closing(status)
+
+
+def _closing(status: str) -> bytes:
+    return b"" if status == "failed" else DONE
+
+
+def unfinished() -> ApiError:
+    """503: a response that is open, but not in this process, or not yet."""
+    return ApiError(
+        status=503,
+        message="the response is not finished, and nobody works on it now: try again soon",
+        type="backend_unavailable",
+        code="response_not_available",
+        retry_after_s=5.0,
+        retryable=True,
+    )
