@@ -16,9 +16,10 @@ a job that has spoken is not moved; a whole answer is exact |
 | not-lost | a job whose worker went before it spoke, or did anything, is moved, as long as it has attempts and there \
 is retry budget |
 | fifo | of one profile, tenant and priority, the one admitted first starts first; those that were moved go before all \
-others, but for seats on workers that they have to avoid |
+others, but for seats on workers that they have to avoid, and while they rest |
 | suspects | jobs whose worker crashed under them are not on one worker together |
-| punctual | no turn begins after its queue budget, which a moved job has anew, nor after its client's deadline, \
+| punctual | no turn begins after its queue budget, which a moved job has anew, nor after its client's deadline, nor \
+before it has rested, \
 and nobody waits much longer for the refusal |
 | alive | as long as requests come, it is never long until the next turn begins to speak |
 | fenced | of an attempt that is over, and of a job that is settled, nothing more is heard |
@@ -87,6 +88,7 @@ class Job:
     waited_s: float = 0.0
     attempt: int = 0
     moved_at: float = 0.0
+    rests_until: float = float("-inf")
     lost_on: set[str] = field(default_factory=set)
     is_suspect: bool = False
     is_lost: bool = False
@@ -221,7 +223,10 @@ class Checker:
             self._wrong("one-fate", f"attempt {fields['attempt']} after {job.attempt}", job=job.id)
         self._check_order(job, fields["worker"])
         job.waited_s = fields["waited_s"]
-        self._check_wait(job, job.waited_s if job.attempt == 0 else self._line.at - job.moved_at - LATE_S)
+        since = max(job.moved_at, job.rests_until)
+        self._check_wait(job, job.waited_s if job.attempt == 0 else self._line.at - since - LATE_S)
+        if self._line.at < job.rests_until - LATE_S:
+            self._wrong("punctual", f"it rests for {job.rests_until - self._line.at:.3f} s more", job=job.id)
         was_running = job.is_running
         job.attempt, job.is_waiting, job.seat = fields["attempt"], False, (fields["lease"], fields["worker"])
         self._take_seat(job, *job.seat)
@@ -246,7 +251,11 @@ class Checker:
             self._wrong("one-attempt", "it has spoken, and is to run again", job=job.id)
         self._count_tenant(job, -1)
         job.is_waiting, job.seat, job.moved_at = True, None, self._line.at
-        job.lost_on.add(fields["worker"])
+        rest_s = fields.get("rest_s", 0.0)
+        if rest_s:
+            job.rests_until = self._line.at + rest_s
+        else:
+            job.lost_on.add(fields["worker"])
         job.is_suspect = job.is_suspect or fields["reason"] == "worker_lost"
         self._returned[job.queue][job.id] = job
         profile = job.queue[0]
@@ -482,8 +491,9 @@ class Checker:
             self._wrong("suspects", f"{running[0]} is on its worker", job=job.id, worker=worker)
         for other in returned.values():
             avoids = worker in other.lost_on and self._line.at - other.moved_at <= AVOID_S + LATE_S
+            rests = self._line.at < other.rests_until + LATE_S
             is_before = job.attempt == 0 or other.place < job.place
-            if is_before and not avoids and not (other.is_suspect and suspects):
+            if is_before and not rests and not avoids and not (other.is_suspect and suspects):
                 self._wrong("fifo", f"{other.id} was moved, and still waits", job=job.id)
         if job.attempt == 0:
             while queue and not self._is_new(queue[0]):

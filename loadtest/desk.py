@@ -85,7 +85,7 @@ class Desk(PoolObserver, SchedulerObserver):
     def turn_spoke(self, job: Job, attempt: int) -> None:
         self.spoken.add(job.id)
 
-    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str, rest_s: float) -> None:
         self.told[job.id] = self._loop.time()
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:

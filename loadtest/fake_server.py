@@ -21,6 +21,7 @@ from loadtest import fake_frames as frames
 from loadtest.fake_checks import OVERLOADED, RpcError, check_inputs, check_item, required_params, sequence, tool_names
 from loadtest.fake_thread import Thread
 from loadtest.fake_turn import Turn, TurnRequest
+from loadtest.script import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,7 @@ class FakeServer:
         """Server requests without an answer yet."""
         self.turns_ended = 0
         self.turn_numbers = itertools.count()
+        self.tries = Tries()
         self.response_numbers = itertools.count(1)
         self._request_ids = itertools.count()
         self._ids = itertools.count()

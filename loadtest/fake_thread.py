@@ -17,7 +17,7 @@ class Prompt:
 
     def __init__(self, text: str) -> None:
         self.error: str | None = None
-        self.said = text
+        self.text = self.said = text
         self.script = Script()
         try:
             self.said, self.script = read_prompt(text)

@@ -46,7 +46,7 @@ class Turn:
         self.id = server.new_id()
         self.thread = thread
         self.prompt = thread.prompt
-        self.script = thread.prompt.script
+        self.script = server.tries.obey(thread.prompt.script, thread.prompt.text)
         self._server = server
         self._request = request
         self._number = next(server.turn_numbers)

@@ -37,6 +37,7 @@ from loadtest.script import (
     PROCESS_FIELDS,
     Script,
     ScriptError,
+    Tries,
     answer,
     count_tokens,
     error_body,
@@ -124,6 +125,7 @@ class ModelStandin:
         self._port = port
         self._recorder = Recorder()
         self._ids = itertools.count(1)
+        self._tries = Tries()
         self._runner = web.AppRunner(
             self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=0
         )
@@ -205,6 +207,7 @@ class ModelStandin:
             prompt = body.last_user_text()
             said, script = read_prompt(prompt)
             _refuse_process_faults(script)
+            script = self._tries.obey(script, prompt)
         except ScriptError as error:
             return _error(400, str(error), "invalid_directive")
         except ValueError as error:

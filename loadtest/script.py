@@ -23,9 +23,11 @@ package (the stand-in model and the fake app-server) obey these fields, in any s
 | `retry_after` | seconds or string | the HTTP error's Retry-After |
 | `failed` | code or `{code, message?}` | the stream ends in `response.failed`, after the text if there is one |
 | `incomplete` | `"max_output_tokens"`, `"content_filter"` | the stream ends in `response.incomplete`, after the text |
+| `fails` | a count | so many requests with this prompt meet its `status`, `failed` or `disconnect`, and no text (3) |
 
 (1) `arguments` is an object or, verbatim, a string. Once the history holds the outputs, the answer quotes them instead.
 (2) `{input_tokens?, cached_tokens?, output_tokens?, reasoning_tokens?}`; what is missing is estimated.
+(3) After that they get the text and meet none of these. Without it all requests do, after the text if there is one.
 
 Only the fake app-server has a process to break, with these fields. `at` says when those marked * happen: `"start"`
 (before anything was sent for the turn), `"first"` (the turn has started), `"middle"` (after the first delta, which an
@@ -55,10 +57,12 @@ import re
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 MARK: Final = "@@{"
 MAX_REPEAT: Final = 1_000_000
 MAX_ANSWER_CHARS: Final = 64 * 1024 * 1024
+MAX_TRIED: Final = 1000
 PROCESS_FIELDS: Final = (
     "at",
     "big_line",
@@ -163,6 +167,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retry_after: float | str | None = None
     failed: str | Failure | None = None
     incomplete: Literal["max_output_tokens", "content_filter"] | None = None
+    fails: int | None = None
 
     at: Literal["start", "first", "middle"] = "middle"
     exit: int | None = None
@@ -205,6 +210,24 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def says_what(self) -> bool:
         """Whether the directive holds the answer's words (else the program has a sentence of its own)."""
         return self.text is not None or self.chunks is not None or self.echo or bool(self.messages)
+
+
+class Tries:
+    """How often prompts were asked that fail for a while only: those of the last `MAX_TRIED`."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def obey(self, script: Script, prompt: str) -> Script:
+        """The directive as it holds this time."""
+        if script.fails is None:
+            return script
+        count = self._counts[prompt] = self._counts.pop(prompt, 0) + 1
+        if len(self._counts) > MAX_TRIED:
+            del self._counts[next(iter(self._counts))]
+        if count <= script.fails:
+            return replace(script, text=None, chunks=None, messages=(), echo=False)
+        return replace(script, status=None, failed=None, disconnect=None)
 
 
 def read_prompt(prompt: str) -> tuple[str, Script]:

@@ -118,11 +118,15 @@ class FaultKind(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """Why a turn failed. `message` may name upstream addresses: redact it before a client sees it."""
+    """Why a turn failed. `message` may name upstream addresses: redact it before a client sees it.
+
+    `retry_after_s` is when the upstream says that another try may work, None when it does not.
+    """
 
     kind: FaultKind
     message: str
     upstream_status: int | None = None
+    retry_after_s: float | None = None
 
 
 class Trace(StrEnum):

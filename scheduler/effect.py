@@ -22,10 +22,14 @@ class Interrupt(msgspec.Struct, frozen=True):
 
 
 class Return(msgspec.Struct, frozen=True):
-    """This ticket has lost its turn and waits for another: nobody hears any more of the one it had."""
+    """This ticket has lost its turn and waits for another: nobody hears any more of the one it had.
+
+    It rests for `rest_s` before it has one.
+    """
 
     ticket: int
     reason: str
+    rest_s: float = 0.0
 
 
 class Settle(msgspec.Struct, frozen=True):

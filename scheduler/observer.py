@@ -24,8 +24,10 @@ class SchedulerObserver:
     def turn_spoke(self, job: Job, attempt: int) -> None:
         """The first event of a job has reached its client's buffer."""
 
-    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
-        """A job lost its turn without a trace, and waits in front: the fault's kind, or `quarantined`."""
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str, rest_s: float) -> None:
+        """A job lost its turn without a trace, and waits in front: the fault's kind, or `quarantined`. For `rest_s`
+        others go before it.
+        """
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
         """A job has its outcome, `waited_s + ran_s` after its submission; `ran_s` is its last turn's part."""

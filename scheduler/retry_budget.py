@@ -24,9 +24,9 @@ class RetryBudget:
         if self.tokens < self._reserve + BURST:
             self.tokens += self._ratio
 
-    def take(self) -> bool:
-        """One retry's token, or False."""
-        if self.tokens < 1.0:
+    def take(self, *, kept: float = 0.0) -> bool:
+        """One retry's token, or False; so much of the reserve is kept for others."""
+        if self.tokens - 1.0 < kept * self._reserve:
             return False
         self.tokens -= 1.0
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, assert_never
@@ -59,7 +60,9 @@ class Scheduler:
 
     Whoever owns the pool calls `seats_freed` when it announces free seats, and `leases_doubted` for turns without a
     trace on a worker that is given up. `max_held` bounds the sizes of all jobs that wait or run; a single one is always
-    taken. `on_queue_closed` is called when the queue of a profile that was removed is empty.
+    taken. `jitter` gives numbers in [0, 1). `on_queue_closed` is called when the queue of a profile that was removed is
+    empty.
+    empty.
     """
 
     def __init__(
@@ -69,9 +72,10 @@ class Scheduler:
         observer: SchedulerObserver | None = None,
         *,
         max_held: int | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._seats = seats
-        self._state = SchedulerState(policies, max_held=max_held, key=secrets.token_bytes(16))
+        self._state = SchedulerState(policies, max_held=max_held, key=secrets.token_bytes(16), jitter=jitter)
         self._observer = observer or SchedulerObserver()
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[int, Ticket] = {}
@@ -214,7 +218,7 @@ class Scheduler:
                 case Interrupt():
                     self._seats.interrupt(effect.lease)
                 case Return():
-                    self._return(self._tickets[effect.ticket], effect.reason)
+                    self._return(self._tickets[effect.ticket], effect)
                 case Limited():
                     self._observer.limit_changed(effect.profile, effect.limit)
                 case Closed():
@@ -235,10 +239,10 @@ class Scheduler:
         if effects:
             self._carry_out(effects, now)
 
-    def _return(self, ticket: Ticket, reason: str) -> None:
+    def _return(self, ticket: Ticket, told: Return) -> None:
         ticket.withdraw()
         assert ticket.lease is not None  # noqa: S101 - it had a turn
-        self._observer.turn_returned(ticket.job, ticket.lease, ticket.attempts, reason)
+        self._observer.turn_returned(ticket.job, ticket.lease, ticket.attempts, told.reason, told.rest_s)
 
     def _settle(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         started_at = ticket.started_at if ticket.started_at is not None else now

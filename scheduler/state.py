@@ -7,7 +7,7 @@ otherwise nobody's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import NamedTuple, assert_never
 
@@ -19,6 +19,7 @@ from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.story import Story
 from pool.worker_state import WorkerId
+from scheduler import again
 from scheduler.alarms import Alarms
 from scheduler.backlog import Place
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
@@ -62,24 +63,13 @@ from scheduler.stimulus import (
 AVOID_S = 1.0
 """How long a ticket that lost its turn waits for another worker than those it was lost on; after that any will do. For
 a worker that was overloaded this is time to recover, and where there is no other worker nothing is gained by more."""
+KEPT_FOR_WORKERS = 0.5
+"""Of the reserve of retries: while a provider is down, turns that are lost with their workers are still run again."""
 MARKS = 2
 """Crashes after which it is the request and not the worker, if no other turn can have been the cause of the last."""
 NEVER = float("inf")
 NOT_READY_S = 1.0
 """When to ask again for a profile that is being removed."""
-
-RETURNABLE = frozenset(
-    {
-        FaultKind.WORKER_LOST,
-        FaultKind.WORKER_REPLACED,
-        FaultKind.WORKER_OVERLOADED,
-        FaultKind.START_TIMEOUT,
-        FaultKind.FIRST_EVENT_TIMEOUT,
-        FaultKind.IDLE_TIMEOUT,
-        FaultKind.PROTOCOL,
-    }
-)
-"""Faults of the worker, not of the request: another worker may do better."""
 
 QUARANTINED = TurnEnd(fault=Fault(FaultKind.WORKER_REPLACED, "the worker was taken out of service"), trace=Trace.NONE)
 """What a ticket was lost with whose worker was doubted."""
@@ -138,6 +128,7 @@ class _Ticket(msgspec.Struct, eq=False):
     lost_with: TurnEnd | None = None
     lost_on: tuple[WorkerId, ...] = ()
     avoids_until: float = 0.0
+    rests_until: float = 0.0
     marks: int = 0
     moves: Story = msgspec.field(default_factory=Story)
 
@@ -168,9 +159,16 @@ class QueueSnapshot(NamedTuple):
 
 
 class SchedulerState:
-    """Tickets and queues. `key` makes fingerprints of requests useless to others."""
+    """Tickets and queues. `key` makes fingerprints of requests useless to others, `jitter` gives numbers in [0, 1)."""
 
-    def __init__(self, policies: Mapping[str, QueuePolicy], *, max_held: int | None = None, key: bytes = b"") -> None:
+    def __init__(
+        self,
+        policies: Mapping[str, QueuePolicy],
+        *,
+        max_held: int | None = None,
+        key: bytes = b"",
+        jitter: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._queues = {profile: ProfileQueue(profile, policy) for profile, policy in policies.items()}
         self._tickets: dict[int, _Ticket] = {}
         self._leases: dict[int, tuple[_Ticket, int]] = {}
@@ -179,6 +177,7 @@ class SchedulerState:
         self._alarms = Alarms()
         self._penalties = PenaltyBox()
         self._key = key
+        self._jitter = jitter
         self._max_held = max_held
         self._held = 0
         self._held_by: dict[str, int] = {}
@@ -389,18 +388,28 @@ class SchedulerState:
                 if end.fault is None:
                     self._acquit(attempt.lease)
         is_latest = number == ticket.tries and ticket.state is not TicketState.WAITING
-        is_charged = is_latest and (end.fault is None or end.fault.kind not in RETURNABLE)
+        rest_s = self._rest_s(ticket, end, now) if end.fault is not None else None
+        is_charged = is_latest and rest_s is None and (end.fault is None or end.fault.kind not in again.OF_WORKERS)
         queue.ended(ticket.job, ticket.place, end, now - attempt.started_at, now, is_charged=is_charged)
         self._note_limit(queue, effects)
         if is_latest and ticket.state is TicketState.RUNNING:
-            self._decide(ticket, attempt, end, now, effects)
+            self._decide(ticket, attempt, end, now, effects, rest_s=rest_s)
         elif ticket.state is TicketState.ENDING and not ticket.attempts:
             self._forget(ticket, now, effects)
         if queue.waiting:
             effects.append(Look(queue.profile))
 
-    def _decide(self, ticket: _Ticket, attempt: _Attempt, end: TurnEnd, now: float, effects: list[Effect]) -> None:
-        """What becomes of a ticket whose turn has ended."""
+    def _decide(
+        self,
+        ticket: _Ticket,
+        attempt: _Attempt,
+        end: TurnEnd,
+        now: float,
+        effects: list[Effect],
+        *,
+        rest_s: float | None,
+    ) -> None:
+        """What becomes of a ticket whose turn has ended; after `rest_s` another one would be worth it."""
         if end.fault is not None and end.fault.kind is FaultKind.WORKER_LOST:
             ticket.marks += 1
             ticket.queue.marked += ticket.marks == 1
@@ -412,8 +421,8 @@ class SchedulerState:
                 tenant = ticket.job.tenant
                 self._penalties.add(tenant, fingerprint(self._key, tenant, ticket.job.turn), now + penalty_s)
             self._settle(ticket, CrashesWorker(), now, effects)
-        elif end.trace is Trace.NONE and self._may_return(ticket, end, now):
-            self._return(ticket, attempt, end, now, effects)
+        elif rest_s is not None and ticket.queue.retries.take(kept=KEPT_FOR_WORKERS if rest_s else 0.0):
+            self._return(ticket, attempt, end, now, effects, rest_s=rest_s)
         else:
             self._settle(ticket, Ended(end), now, effects)
 
@@ -422,7 +431,7 @@ class SchedulerState:
             ticket, number = self._leases.get(lease.id, (None, 0))
             if ticket is None or ticket.state is not TicketState.RUNNING or number != ticket.tries:
                 continue
-            if self._may_return(ticket, QUARANTINED, now):
+            if self._rest_s(ticket, QUARANTINED, now) is not None and ticket.queue.retries.take():
                 self._return(ticket, ticket.attempts[number], QUARANTINED, now, effects)
                 effects += (Interrupt(lease), Look(ticket.job.profile))
 
@@ -470,7 +479,8 @@ class SchedulerState:
             return
         for ticket_id in queue.returned.copy() if queue.returned else ():
             ticket = self._tickets[ticket_id]
-            if room > 0 and ticket_id not in queue.blocked and not queue.backlog.is_capped(ticket.place):
+            is_able = ticket_id not in queue.blocked and ticket.rests_until <= now
+            if room > 0 and is_able and not queue.backlog.is_capped(ticket.place):
                 queue.returned.remove(ticket_id)
                 queue.backlog.occupy(ticket.place)
                 self._begin(ticket, now, effects)
@@ -494,29 +504,40 @@ class SchedulerState:
         self._alarms.set(ticket.id, ticket.deadline_at if ticket.deadline_at != NEVER else None)
         effects.append(Start(ticket.id, ticket.tries))
 
-    def _may_return(self, ticket: _Ticket, end: TurnEnd, now: float) -> bool:
-        """Whether a turn that left no trace may be run again: the cheap reasons first, the budget last."""
-        return (
-            not ticket.has_spoken
-            and end.fault is not None
-            and end.fault.kind in RETURNABLE
-            and ticket.tries < ticket.queue.policy.attempts
-            and now < ticket.deadline_at
-            and ticket.queue.retries.take()
-        )
+    def _rest_s(self, ticket: _Ticket, end: TurnEnd, now: float) -> float | None:
+        """How long a ticket whose turn ended like this would rest before another; None: it has none, and no longer than
+        it might wait for a seat.
+        """
+        is_untouched = end.trace is Trace.NONE and not ticket.has_spoken
+        if end.fault is None or not is_untouched or ticket.tries >= ticket.queue.policy.attempts:
+            return None
+        rest_s = again.rest_s(end.fault, ticket.tries, self._jitter())
+        if rest_s is None or rest_s > ticket.job.queue_budget_s or now + rest_s >= ticket.deadline_at:
+            return None
+        return rest_s
 
-    def _return(self, ticket: _Ticket, attempt: _Attempt, end: TurnEnd, now: float, effects: list[Effect]) -> None:
+    def _return(
+        self,
+        ticket: _Ticket,
+        attempt: _Attempt,
+        end: TurnEnd,
+        now: float,
+        effects: list[Effect],
+        *,
+        rest_s: float = 0.0,
+    ) -> None:
         """To the front, with one more queue budget; nobody else was asked to wait for it."""
         self._move(ticket, TicketState.WAITING, now)
         ticket.lost_with = end
-        if attempt.lease is not None:
+        if attempt.lease is not None and not rest_s:
             ticket.lost_on = (*ticket.lost_on, attempt.lease.worker)
-        ticket.avoids_until = now + AVOID_S
-        ticket.expires_at = min(now + ticket.job.queue_budget_s, ticket.deadline_at)
+            ticket.avoids_until = now + AVOID_S
+        ticket.rests_until = now + rest_s
+        ticket.expires_at = min(ticket.rests_until + ticket.job.queue_budget_s, ticket.deadline_at)
         ticket.queue.push_returned(ticket.id)
         self._bound_wait(ticket, now)
         reason = "quarantined" if end is QUARANTINED else str(end.fault and end.fault.kind)
-        effects.append(Return(ticket.id, reason))
+        effects.append(Return(ticket.id, reason, rest_s))
 
     def _ring(self, now: float, effects: list[Effect]) -> None:
         """Deal with every ticket for which it is time."""
@@ -528,15 +549,15 @@ class SchedulerState:
                 ticket.queue.remove(ticket_id)
                 expired = Expired(now - ticket.submitted_at, ticket.queue.retry_after_s())
                 self._settle(ticket, Ended(ticket.lost_with) if ticket.lost_with else expired, now, effects)
-            else:  # any worker will do from now on
+            else:  # it has rested, or any worker will do from now on
                 ticket.queue.blocked.discard(ticket_id)
                 self._bound_wait(ticket, now)
                 effects.append(Look(ticket.job.profile))
 
     def _bound_wait(self, ticket: _Ticket, now: float) -> None:
-        """Look at a ticket that has lost a turn when it may go anywhere, and when it waits no longer."""
-        avoids = now < ticket.avoids_until
-        self._alarms.set(ticket.id, min(ticket.expires_at, ticket.avoids_until) if avoids else ticket.expires_at)
+        """Look at a ticket that has lost a turn when it has rested, when it may go anywhere, when its time is over."""
+        times = (ticket.expires_at, ticket.rests_until, ticket.avoids_until)
+        self._alarms.set(ticket.id, min(at for at in times if at > now or at == ticket.expires_at))
 
     def _note_limit(self, queue: ProfileQueue, effects: list[Effect]) -> None:
         limit = queue.limit.now

@@ -353,7 +353,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         if _is_detailed():
             self.log.debug("turn.spoke", job=job.id, attempt=attempt)
 
-    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str, rest_s: float) -> None:
         self._running.pop(job.id, None)
         self._returned(job.profile, reason).inc()
         if _is_detailed():
@@ -364,6 +364,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
                 lease=lease.id,
                 worker=str(lease.worker),
                 reason=reason,
+                rest_s=round(rest_s, 4),
             )
 
     def limit_changed(self, profile: str, limit: int | None) -> None:

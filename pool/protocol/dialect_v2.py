@@ -351,7 +351,9 @@ def fault(error: TurnErrorInfo) -> Fault:
     """The failure in our own words; what is not known is the upstream's fault."""
     info = error.codex_error_info
     if isinstance(info, str) and info in _BY_NAME:
-        return Fault(_BY_NAME[info], error.message)
+        kind = _BY_NAME[info]
+        hint_s = _hinted(error.message) if kind is FaultKind.RATE_LIMIT else None
+        return Fault(kind, error.message, retry_after_s=hint_s)
     if isinstance(info, dict):
         for name, detail in info.items():
             status = detail.get("httpStatusCode") if isinstance(detail, dict) else None
@@ -362,6 +364,19 @@ def fault(error: TurnErrorInfo) -> Fault:
     if error.message.startswith("Missing environment variable"):
         return Fault(FaultKind.CREDENTIALS, error.message)
     return _rejection(error.message) or Fault(FaultKind.UPSTREAM, error.message)
+
+
+_TRY_AGAIN = re.compile(r"try again in (?:(\d{1,3})h)?(?:(\d{1,3})m(?!s))?(?:(\d{1,5}(?:\.\d{1,6})?)(ms|s))?")
+
+
+def _hinted(message: str) -> float | None:
+    """The wait in seconds that the upstream names ("1.5s", "20ms", "6m0s"), if it names one."""
+    found = _TRY_AGAIN.search(message)
+    if found is None:
+        return None
+    hours, minutes, seconds, unit = found.groups()
+    tail_s = float(seconds or 0) * (0.001 if unit == "ms" else 1.0)
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + tail_s or None
 
 
 _BY_CODE = {"context_length_exceeded": FaultKind.CONTEXT_LENGTH, "model_not_found": FaultKind.MODEL_NOT_FOUND}

@@ -271,7 +271,7 @@ def from_fault(fault: Fault, trace: Trace = Trace.NONE, *, jitter: Jitter = rand
     is_lost = fault.kind in (FaultKind.WORKER_LOST, FaultKind.WORKER_REPLACED)
     row = ACTED if is_lost and trace is Trace.ACTED else FAULTS[fault.kind]
     message = row.quoted and redact(fault.message)
-    return _as_error(row, message or row.message, _hinted(fault) or row.retry_after_s, jitter)
+    return _as_error(row, message or row.message, fault.retry_after_s or row.retry_after_s, jitter)
 
 
 # --- what became of a job ----------------------------------------------------------------------------------------
@@ -340,19 +340,6 @@ def _as_error(row: _Row, message: str, retry_after_s: float | None, jitter: Jitt
 
 def _spread(seconds: float | None, jitter: Jitter) -> float | None:
     return None if seconds is None else seconds * (1.0 + SPREAD * jitter())
-
-
-_TRY_AGAIN = re.compile(r"try again in (?:(\d{1,3})h)?(?:(\d{1,3})m(?!s))?(?:(\d{1,5}(?:\.\d{1,6})?)(ms|s))?")
-
-
-def _hinted(fault: Fault) -> float | None:
-    """The wait in seconds that the provider's rate limit names ("1.5s", "20ms", "6m0s"), if it names one."""
-    found = _TRY_AGAIN.search(fault.message) if fault.kind is FaultKind.RATE_LIMIT else None
-    if found is None:
-        return None
-    hours, minutes, seconds, unit = found.groups()
-    tail_s = float(seconds or 0) * (0.001 if unit == "ms" else 1.0)
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + tail_s or None
 
 
 # --- redaction ---------------------------------------------------------------------------------------------------

@@ -69,10 +69,11 @@ class Tale:
     def spoke(self, job: str, attempt: int | None = None) -> None:
         self.service("turn.spoke", job=job, attempt=attempt or self.attempts[job])
 
-    def returned(self, job: str) -> None:
+    def returned(self, job: str, rest_s: float = 0.0) -> None:
         lease, worker = self.leases[job]
-        fields = {"attempt": self.attempts[job], "lease": lease, "worker": worker, "reason": "worker_lost"}
-        self.service("turn.returned", job=job, **fields)
+        reason = "upstream_overloaded" if rest_s else "worker_lost"
+        fields = {"attempt": self.attempts[job], "lease": lease, "worker": worker, "reason": reason}
+        self.service("turn.returned", job=job, **fields, rest_s=rest_s)
 
     def released(self, job: str) -> None:
         lease, worker = self.leases[job]
@@ -641,6 +642,26 @@ def test_a_seat_that_a_moved_job_has_to_avoid_is_anybodys_for_a_while(
     tale.started("b", WORKERS[1])
     tale.over("b")
     started_in_order(tale, "a")
+    assert tale.broken == broken
+
+
+@pytest.mark.parametrize(
+    ("order", "after", "broken"),
+    [("ba", 100, []), ("ab", 100, []), ("ab", 0, ["punctual"]), ("ba", 200, ["fifo"])],
+)
+def test_a_job_that_rests_is_overtaken_until_it_has_rested(
+    tale: Tale, order: str, after: int, broken: list[str]
+) -> None:
+    tale.unheard("a", "b")
+    tale.started("a")
+    tale.returned("a", rest_s=1.0)
+    tale.released("a")
+    for _ in range(after):
+        tale.service("time.passed")
+    started_in_order(tale, order[0])
+    for _ in range(100 if after < 100 else 0):
+        tale.service("time.passed")
+    started_in_order(tale, order[1])
     assert tale.broken == broken
 
 

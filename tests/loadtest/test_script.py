@@ -6,9 +6,11 @@ import pytest
 
 from loadtest.script import (
     MAX_REPEAT,
+    MAX_TRIED,
     Script,
     ScriptError,
     ToolCall,
+    Tries,
     answer,
     count_tokens,
     quote_outputs,
@@ -134,3 +136,22 @@ def test_texts_are_found_in_strings_and_in_typed_parts() -> None:
     assert texts_of("a") == ["a"]
     assert texts_of([{"type": "input_text", "text": "a"}, {"type": "input_image"}, 3]) == ["a"]
     assert texts_of(None) == []
+
+
+def test_a_prompt_that_fails_for_a_while_only_is_counted_by_itself() -> None:
+    tries, flaky = Tries(), read_prompt(directive(text="x", status=503, failed="a", disconnect="first", fails=2))[1]
+    assert [tries.obey(flaky, "one").status for _ in range(3)] == [503, 503, None]
+    assert tries.obey(flaky, "two").status == 503
+    assert tries.obey(flaky, "three").text is None
+    now = tries.obey(flaky, "one")
+    assert (now.failed, now.disconnect, now.text) == (None, None, "x")
+    lasting = read_prompt(directive(status=503))[1]
+    assert tries.obey(lasting, "four") is tries.obey(lasting, "four") is lasting
+
+
+def test_prompts_that_fail_for_a_while_are_not_remembered_for_ever() -> None:
+    tries, flaky = Tries(), read_prompt(directive(status=503, fails=1))[1]
+    for number in range(MAX_TRIED + 1):
+        tries.obey(flaky, str(number))
+    assert tries.obey(flaky, "0").status == 503
+    assert tries.obey(flaky, str(MAX_TRIED)).status is None

@@ -351,3 +351,24 @@ def test_an_oversized_line_tells_whose_it_was_if_it_can(head: bytes, thread: str
 )
 def test_nothing_is_ever_granted(method: str, result: dict[str, str] | None) -> None:
     assert dialect.decline(method) == result
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("Please try again in 1.5s.", 1.5),
+        ("Please try again in 20ms.", 0.02),
+        ("Please try again in 6m0s.", 360.0),
+        ("Please try again in 1h2m3s.", 3723.0),
+        ("Please try again in 3m.", 180.0),
+        ("Please try again in a while.", None),
+        ("", None),
+    ],
+)
+def test_a_rate_limit_says_when_to_come_back(message: str, seconds: float | None) -> None:
+    told = dialect.fault(TurnErrorInfo(f"rate limit exceeded: {message}", "rateLimitExceeded")).retry_after_s
+    assert told == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_a_wait_named_by_another_kind_of_fault_is_not_believed() -> None:
+    assert dialect.fault(TurnErrorInfo("try again in 9h", "serverOverloaded")).retry_after_s is None

@@ -66,7 +66,7 @@ class Watch(SchedulerObserver):
         self.returned: list[Returned] = []
         self.settled: dict[str, float] = {}
 
-    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str, rest_s: float) -> None:
         self.returned.append(Returned(asyncio.get_running_loop().time(), job.id, lease.worker, reason))
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
@@ -204,9 +204,14 @@ class Stage:
 
     async def assert_cut(self, ticket: Ticket, end: str) -> str:
         """It ended like this, and was not tried again; the text so far."""
+        text = await self.assert_ended(ticket, end)
+        assert self.returns_of(ticket) == []
+        return text
+
+    async def assert_ended(self, ticket: Ticket, end: str) -> str:
+        """It ended like this; the text so far."""
         text, found = await seen(ticket)
         assert found == end
-        assert self.returns_of(ticket) == []
         return text
 
     async def assert_talk_lost(self, talker: Ticket) -> None:

@@ -59,7 +59,7 @@ class Recording(SchedulerObserver):
     def turn_spoke(self, job: Job, attempt: int) -> None:
         self.turns.append(("spoke", job.id, attempt))
 
-    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str, rest_s: float) -> None:
         self.turns.append((f"{reason} on {lease.worker}", job.id, attempt))
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:

@@ -12,6 +12,7 @@ from pool.events import Fault, FaultKind, Finish, Trace, TurnEnd
 from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
+from scheduler.again import BASE_S
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
 from scheduler.model import (
     Abandoned,
@@ -519,7 +520,7 @@ def test_what_is_said_of_a_ticket_that_is_over_or_not_there_yet_changes_nothing(
 # --- a turn that was lost without a trace ------------------------------------------------------------------------
 
 
-RETURNABLE = [
+OF_WORKERS = [
     FaultKind.WORKER_LOST,
     FaultKind.WORKER_REPLACED,
     FaultKind.WORKER_OVERLOADED,
@@ -528,14 +529,17 @@ RETURNABLE = [
     FaultKind.IDLE_TIMEOUT,
     FaultKind.PROTOCOL,
 ]
+OF_PROVIDERS = [FaultKind.OVERLOADED, FaultKind.UPSTREAM, FaultKind.UPSTREAM_UNREACHABLE]
 
 
 @pytest.mark.parametrize("kind", FaultKind)
-def test_only_faults_of_the_worker_are_worth_another_attempt(kind: FaultKind) -> None:
+def test_a_fault_of_the_worker_is_worth_another_attempt_and_one_of_the_provider_after_a_rest(kind: FaultKind) -> None:
     core = Core().runs(1)
     effects = core.ends(1, lost(kind))
-    assert (Return(1, str(kind)) in effects) is (kind in RETURNABLE)
-    assert bool(outcomes(effects)) is (kind not in RETURNABLE)
+    returned = [effect for effect in effects if isinstance(effect, Return)]
+    rests = {**dict.fromkeys(OF_WORKERS, 0.0), **dict.fromkeys(OF_PROVIDERS, BASE_S / 2)}
+    assert returned == ([Return(1, str(kind), rests[kind])] if kind in rests else [])
+    assert bool(outcomes(effects)) is (kind not in rests)
 
 
 @pytest.mark.parametrize("trace", [Trace.SPOKEN, Trace.ACTED])
@@ -550,6 +554,92 @@ def test_a_client_that_was_told_something_gets_no_second_attempt() -> None:
     core = Core().runs(1)
     core.state.spoke(1)
     assert outcomes(core.ends(1, CRASH)) == [(1, Ended(CRASH))]
+
+
+def limited(retry_after_s: float | None) -> TurnEnd:
+    """The provider's rate limit, and when it says to come back."""
+    return TurnEnd(fault=Fault(FaultKind.RATE_LIMIT, "slow down", 429, retry_after_s), trace=Trace.NONE)
+
+
+def test_who_rests_lets_others_go_first_and_then_goes_before_them() -> None:
+    core = Core().runs(1).waits(2).waits(3)
+    assert Return(1, "rate_limit_exceeded", 3.0) in core.ends(1, limited(3.0))
+    assert core.frees(1) == [2]
+    core.now += 3.0
+    assert core.frees(1) == [1]
+    assert core.state.avoided(1, core.now) == (), "no worker was to blame"
+
+
+def test_the_end_of_a_rest_is_an_alarm_and_a_free_seat_is_looked_for() -> None:
+    core = Core().runs(1)
+    core.ends(1, limited(3.0))
+    assert core.frees(1) == []
+    assert core.state.next_alarm() == core.now + 3.0
+    core.now += 3.0
+    assert Look("main") in core.tell(Ticked())
+    assert core.frees(1) == [1]
+
+
+@pytest.mark.parametrize(
+    ("end", "options"),
+    [
+        (limited(None), {}),
+        (limited(10.1), {"budget_s": 10.0}),
+        (limited(5.0), {"deadline_s": 5.0}),
+        (lost(FaultKind.OVERLOADED), {"deadline_s": BASE_S / 2}),
+        (lost(FaultKind.OVERLOADED, Trace.SPOKEN), {}),
+        (lost(FaultKind.OVERLOADED, Trace.ACTED), {}),
+    ],
+)
+def test_what_is_not_worth_a_rest_is_told_at_once(end: TurnEnd, options: dict[str, float]) -> None:
+    core = Core().runs(1, **options)
+    assert outcomes(core.ends(1, end)) == [(1, Ended(end))]
+
+
+def test_a_job_whose_deadline_passes_after_its_rest_is_told_what_it_failed_with() -> None:
+    core = Core().runs(1, deadline_s=4.0)
+    core.ends(1, limited(3.0))
+    core.now += 4.0
+    assert outcomes(core.tell(Ticked())) == [(1, Ended(limited(3.0)))]
+
+
+def test_who_has_rested_may_wait_for_a_seat_as_long_as_ever() -> None:
+    core = Core().runs(1, budget_s=10.0)
+    core.ends(1, limited(3.0))
+    core.now += 12.9
+    assert outcomes(core.tell(Ticked())) == []
+    core.now += 0.1
+    assert outcomes(core.tell(Ticked())) == [(1, Ended(limited(3.0)))]
+
+
+def test_a_provider_that_fails_again_and_again_is_asked_as_often_as_configured() -> None:
+    core = Core(attempts=3).runs(1)
+    for tries in (1, 2):
+        effects = core.ends(1, lost(FaultKind.OVERLOADED), tries)
+        (returned,) = [each for each in effects if isinstance(each, Return)]
+        assert returned.rest_s == BASE_S / 2 * 2 ** (tries - 1)
+        core.now += returned.rest_s
+        assert core.frees(1) == [1]
+    assert outcomes(core.ends(1, lost(FaultKind.OVERLOADED), 3)) == [(1, Ended(lost(FaultKind.OVERLOADED)))]
+
+
+def test_while_a_provider_is_down_turns_that_are_lost_with_their_workers_are_still_run_again() -> None:
+    """Invariant 13, and half of the reserve."""
+    core = Core(retry_reserve=4, retry_ratio=0.0)
+    for number in range(1, 9):
+        core.runs(number)
+    for number, kind in enumerate([FaultKind.UPSTREAM] * 3 + [FaultKind.WORKER_REPLACED] * 3, start=1):
+        end = lost(kind)
+        returns = any(isinstance(effect, Return) for effect in core.ends(number, end))
+        assert returns is (number in (1, 2, 4, 5))
+
+
+def test_a_turn_that_the_provider_failed_is_charged_once_when_it_runs_again() -> None:
+    core = Core().runs(1, size=400)
+    (queue,) = core.state._queues.values()
+    before = queue.backlog._tenants["tenant"].served
+    core.ends(1, lost(FaultKind.OVERLOADED))
+    assert queue.backlog._tenants["tenant"].served == before
 
 
 def test_a_lost_job_goes_first_whatever_its_tenant_was_served() -> None:

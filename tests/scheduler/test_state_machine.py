@@ -6,7 +6,7 @@ step whether somebody was forgotten. What must hold, by number:
 1. No more turns run than the limit allows, and of no tenant more than its cap.
 2. Whoever was admitted waits, runs, or has exactly one outcome.
 3. When all is over nothing is left.
-4. Nobody waits who could use a free seat.
+4. Nobody waits who could use a free seat, but for who rests after the provider failed.
 6. What a client hears is of exactly one attempt; there is no other once it has heard something.
 7. First in, first out within a tenant's class; who lost a turn goes before all who have had none.
 8. Two tenants that always wait differ by two rounds and the credit, by weight (tests/scheduler/test_fairness.py).
@@ -31,6 +31,7 @@ from pool.events import Fault, FaultKind, Finish, TextDelta, Trace, TurnEnd
 from pool.roster import Outlook
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId
+from scheduler.again import OF_PROVIDERS, OF_WORKERS, rest_s
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
 from scheduler.model import (
     Abandoned,
@@ -47,7 +48,7 @@ from scheduler.model import (
     Shed,
 )
 from scheduler.scheduler import OUTLOOK_S
-from scheduler.state import AVOID_S, QUARANTINED, RETURNABLE, SchedulerState
+from scheduler.state import AVOID_S, KEPT_FOR_WORKERS, QUARANTINED, SchedulerState
 from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,
@@ -76,8 +77,13 @@ RULES = [
 SHARE = 4
 CAPS = {"free": None, "one": 1, "two": 2}
 FINISHES = [TurnEnd(finish=Finish.STOP), TurnEnd(finish=Finish.INTERRUPTED)]
-FAULTS = [*(RETURNABLE - {FaultKind.WORKER_LOST, FaultKind.WORKER_REPLACED}), FaultKind.UPSTREAM, FaultKind.RATE_LIMIT]
-FAULTS.sort()
+FAULTS = [
+    Fault(kind, "no", retry_after_s=hint_s)
+    for kind in sorted(
+        {*OF_WORKERS, *OF_PROVIDERS, FaultKind.QUOTA} - {FaultKind.WORKER_LOST, FaultKind.WORKER_REPLACED}
+    )
+    for hint_s in ((None, 0.3, 5.0, 50.0) if kind is FaultKind.RATE_LIMIT else (None,))
+]
 
 T = TypeVar("T")
 
@@ -145,6 +151,7 @@ class Client:
     turns: list[Turn] = field(default_factory=list)
     lost: list[tuple[Worker, float]] = field(default_factory=list)
     lost_with: TurnEnd | None = None
+    rests_until: float = 0.0
     marks: int = 0
     heard: list[str] = field(default_factory=list)
     outcome: Outcome | None = None
@@ -218,8 +225,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                     (turn,) = [turn for turn in self.turns if turn.lease == lease]
                     assert not turn.was_interrupted
                     turn.was_interrupted = True
-                case Return(ticket, _):
-                    self.return_(self.clients[ticket])
+                case Return(ticket, _, rest):
+                    self.return_(self.clients[ticket], rest)
                 case Settle(ticket, outcome):
                     self.settle(self.clients[ticket], outcome)
                 case Forget(ticket):
@@ -269,6 +276,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def may_start(self, client: Client) -> bool:
         """There is a seat that it can use, and nothing is against it."""
+        if self.now < client.rests_until:
+            return False
         avoided = self.avoided(client)
         has_seat = any(worker.free and worker not in avoided for worker in self.workers[client.job.profile])
         return has_seat and not self.is_capped(client) and not self.is_limited(client.job.profile)
@@ -277,7 +286,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         profile = client.job.profile
         assert client.waits
         assert attempt == len(client.turns) + 1, "attempts are counted"
-        assert self.now < client.expires_at, "invariant 9"
+        assert client.rests_until <= self.now < client.expires_at, "invariant 9"
         assert not self.is_capped(client), "invariant 1: the tenant's cap"
         assert not self.is_limited(profile), "invariant 1: the limit"
         assert attempt == 1 or not client.heard, "invariant 6"
@@ -305,15 +314,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker.turns.append(client.turn)
         self.carry_out(self.core.started(client.ticket, lease, self.now))
 
-    def may_return(self, client: Client, end: TurnEnd) -> bool:
+    def may_return(self, client: Client, end: TurnEnd, spent: int = 0) -> bool:
+        """Whether there is time and budget for another turn, after its rest."""
+        rest = rest_s(end.fault, len(client.turns), 0.0) if end.fault is not None else None
+        if rest is None:
+            return False
+        rules = self.policy_of(client)
         return (
-            end.fault is not None
-            and end.fault.kind in RETURNABLE
-            and end.trace is Trace.NONE
+            end.trace is Trace.NONE
             and not client.heard
-            and len(client.turns) < self.policy_of(client).attempts
-            and self.now < client.deadline_at
-            and self.tokens[client.job.profile] >= 1.0
+            and len(client.turns) < rules.attempts
+            and rest <= client.job.queue_budget_s
+            and self.now + rest < client.deadline_at
+            and self.tokens[client.job.profile] - spent - 1.0
+            >= (KEPT_FOR_WORKERS * rules.retry_reserve if rest else 0.0)
         )
 
     def policy_of(self, client: Client) -> QueuePolicy:
@@ -321,15 +335,20 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     past: dict[str, QueuePolicy] = {}  # noqa: RUF012 - replaced, never changed
 
-    def return_(self, client: Client) -> None:
+    def return_(self, client: Client, rest: float) -> None:
         """A ticket goes back: its turn is nobody's from now on."""
         assert client.turn is not None
         assert client.outcome is None
         assert not client.heard, "invariant 6"
         client.real.withdraw()
-        client.lost.append((client.turn.worker, self.now))
+        assert client.lost_with is not None
+        assert client.lost_with.fault is not None
+        assert (rest > 0) is (client.lost_with.fault.kind in OF_PROVIDERS)
+        if not rest:
+            client.lost.append((client.turn.worker, self.now))
         client.turn = None
-        client.expires_at = min(self.now + client.job.queue_budget_s, client.deadline_at)
+        client.rests_until = self.now + rest
+        client.expires_at = min(client.rests_until + client.job.queue_budget_s, client.deadline_at)
         self.tokens[client.job.profile] -= 1.0
         self.returns[client.job.profile] += 1
 
@@ -450,7 +469,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         pick=picks,
         end=st.sampled_from(FINISHES)
         | st.builds(
-            lambda kind, trace: TurnEnd(fault=Fault(kind, "no"), trace=trace),
+            lambda fault, trace: TurnEnd(fault=fault, trace=trace),
             st.sampled_from(FAULTS),
             st.sampled_from([Trace.NONE, Trace.NONE, Trace.ACTED]),
         ),
@@ -561,13 +580,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         before, movable = self.returns[profile], 0
         for turn in doubted:
             client = turn.client
-            is_affordable = self.tokens[profile] - movable >= 1.0
-            if (
-                turn is client.turn
-                and client.outcome is None
-                and is_affordable
-                and self.may_return(client, QUARANTINED)
-            ):
+            is_awaited = turn is client.turn and client.outcome is None
+            if is_awaited and self.may_return(client, QUARANTINED, spent=movable):
                 client.lost_with = QUARANTINED
                 movable += 1
         self.tell(LeasesDoubted(tuple(turn.lease for turn in doubted)))
@@ -633,7 +647,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def nobody_waits_or_runs_longer_than_may_be(self) -> None:
         """Invariant 9, and 16: the next alarm is never too late."""
         alarm = self.core.next_alarm()
-        ends = [one.expires_at for one in self.clients.values() if one.waits]
+        waiting = [one for one in self.clients.values() if one.waits]
+        ends = [one.rests_until if one.rests_until > self.now else one.expires_at for one in waiting]
         ends += [one.deadline_at for one in self.clients.values() if one.turn is not None and one.outcome is None]
         earliest = min(ends, default=float("inf"))
         assert earliest == float("inf") or (alarm is not None and alarm <= earliest)

@@ -298,7 +298,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.fell_back("default", NotReady("", 1.0))
     watching.turn_started(a_job(), LEASE, 1, 0.5)
     watching.turn_spoke(a_job(), 1)
-    watching.turn_returned(a_job(), LEASE, 1, "quarantined")
+    watching.turn_returned(a_job(), LEASE, 1, "quarantined", 0.0)
     watching.limit_changed("default", 3)
     watching.ticket_settled(a_job(), Ended(TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 0, 5, 2))), 1.0, 2.0, 2)
     watching.ticket_settled(a_job(), Abandoned(), 3.0, 0.0, 0)
@@ -395,7 +395,7 @@ def test_every_move_of_a_job_and_of_a_lease_is_a_line_of_detail(log: Log) -> Non
     watching.job_rejected(job, "queue_full")
     watching.turn_started(job, LEASE, 1, 0.51236)
     watching.turn_spoke(job, 1)
-    watching.turn_returned(job, LEASE, 1, "worker_lost")
+    watching.turn_returned(job, LEASE, 1, "rate_limit_exceeded", 1.23456)
     watching.ticket_settled(job, Overdue(), 1.0, 2.0, 2)
     watching.limit_changed("default", 3)
     watching.lease_released(LEASE)
@@ -407,7 +407,14 @@ def test_every_move_of_a_job_and_of_a_lease_is_a_line_of_detail(log: Log) -> Non
         {"event": "job.rejected", **about, "reason": "queue_full"},
         {"event": "turn.started", **about, "priority": "standard", "attempt": 1, **there, "waited_s": 0.5124},
         {"event": "turn.spoke", "job": "req_1", "attempt": 1},
-        {"event": "turn.returned", "job": "req_1", "attempt": 1, **there, "reason": "worker_lost"},
+        {
+            "event": "turn.returned",
+            "job": "req_1",
+            "attempt": 1,
+            **there,
+            "reason": "rate_limit_exceeded",
+            "rest_s": 1.2346,
+        },
         {
             "event": "job.settled",
             "job": "req_1",

@@ -218,7 +218,7 @@ class Books(SchedulerObserver, PoolObserver):
         self.seated[job.id] = place = job.profile, job.tenant
         assert list(self.seated.values()).count(place) <= (job.seats or CLIENTS)
 
-    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str) -> None:
+    def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str, rest_s: float) -> None:
         del self.seated[job.id]
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
@@ -273,7 +273,8 @@ class Simulation:
         ]
 
     async def run(self) -> None:
-        scheduler = Scheduler(self.pool, {"wide": POLICY, "narrow": POLICY}, self.books)
+        policies = {"wide": POLICY, "narrow": POLICY}
+        scheduler = Scheduler(self.pool, policies, self.books, jitter=self.rng.random)
         self.pool.on_freed = scheduler.seats_freed
         self.pool.on_quarantined = scheduler.leases_doubted
         async with asyncio.TaskGroup() as tasks:
@@ -378,7 +379,8 @@ class Simulation:
         scheduler._state.validate()
         for name, queue in scheduler._state._queues.items():
             if queue.room(self.pool.free(name)) > 0:
-                places = [scheduler._state._tickets[ticket].place for ticket in set(queue.returned) - queue.blocked]
+                returned = [scheduler._state._tickets[ticket] for ticket in set(queue.returned) - queue.blocked]
+                places = [each.place for each in returned if each.rests_until <= asyncio.get_running_loop().time()]
                 assert all(map(queue.backlog.is_capped, places)), "who lost its turn waits while a seat is free"
                 assert queue.backlog.head() is None, "somebody waits while a seat is free"
 
