@@ -16,20 +16,19 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 import msgspec
 import uvloop
 
 from loadtest.kernel import cpu_s, rss_bytes
 from loadtest.mill import STAMP
+from loadtest.wire import Wire, chat
 
 WORD: Final = " tokens"
 """The text of a delta that is not stamped."""
 PATIENCE_S: Final = 20.0
 _STAMP: Final = re.compile(rb"<(\d{16})>")
-_LAST_CHUNK: Final = b"0\r\n\r\n"
-_LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +46,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     interval_s: float = 0.0
     warm_s: float = 0.5
     seconds: float = 2.0
+    answers: int = 0
+    """Measure until there are so many, instead of for `seconds`, which is then how long it may take; warm up for a
+    quarter of them."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -94,125 +96,71 @@ def prompt(plan: Plan) -> str:
 def request(plan: Plan, model: str) -> bytes:
     """The bytes of one request."""
     message = {"role": "user", "content": prompt(plan)}
-    body = json.dumps({"model": model, "stream": plan.kind != "whole", "messages": [message]}).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\nAuthorization: Bearer {plan.key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    body = json.dumps({"model": model, "stream": plan.kind != "whole", "messages": [message]})
+    return chat(plan.port, plan.key, body.encode())
 
 
-class Connection(asyncio.Protocol):
-    """One connection and at most one request on it at a time."""
+class Connection(Wire):
+    """One connection, on which the same is asked again and again, or once."""
 
     def __init__(self, run: Run, data: bytes) -> None:
+        super().__init__()
         self._run = run
         self._request = data
         self._marker = WORD.encode()
-        self._unread = b""
-        self._is_head_over = False
         self._is_done = False
-        self._length = 0
         self._asked_at = 0.0
+        self._first_us = 0
         self.deltas = 0
-        self.first_us = 0
-        self.transport: asyncio.Transport | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._ask()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ended.done():
-            self._run.went_wrong(f"the connection was lost: {exc} {self._unread[-200:]!r}")
-            self._end()
-
-    def data_received(self, data: bytes) -> None:
-        data = self._unread + data
-        if not self._is_head_over:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self._unread = data
-                return
-            found = _LENGTH.search(data, 0, end)
-            self._length = int(found[1]) if found else 0
-            self._is_head_over = True
-            if not data.startswith(b"HTTP/1.1 200 "):
-                self._run.went_wrong(data.decode(errors="replace"))
-                self._end()
-                return
-            data = data[end + 4 :]
-        if self._length:
-            self._whole(data)
-        else:
-            self._piece(data)
-
-    def _ask(self) -> None:
-        assert self.transport is not None  # noqa: S101 - it is connected
-        self._unread = b""
-        self._is_head_over = self._is_done = False
+    def on_connected(self) -> None:
+        self._is_done = False
         self.deltas = 0
         self._asked_at = time.perf_counter()
-        self.transport.write(self._request)
+        self.send(self._request)
 
-    def _whole(self, data: bytes) -> None:
-        """An answer with a length."""
-        self._unread = data
-        if len(data) >= self._length:
-            self.deltas = data.count(self._marker)
-            self._run.deltas += self.deltas
-            self._is_done = True
-            self._answered()
-
-    def _piece(self, data: bytes) -> None:
-        """A part of a stream; what is kept is shorter than anything that is looked for, or an unfinished event."""
-        now_us = time.monotonic_ns() // 1000
-        cut = data.rfind(b"\n\n") + 2
-        if cut >= 2:
-            self._events(data[:cut], now_us)
-            data = data[cut:]
-        self._unread = data
-        if data.endswith(_LAST_CHUNK):
-            self._answered()
-
-    def _events(self, events: bytes, now_us: int) -> None:
+    def on_events(self, events: bytes) -> None:
         if self._run.plan.kind == "paced":
+            now_us = time.monotonic_ns() // 1000
             for stamp in _STAMP.findall(events):
                 self._note(int(stamp), now_us)
         else:
-            count = events.count(self._marker)
-            self.deltas += count
-            self._run.deltas += count
+            self._count(events)
         if self.deltas and not self.begun.done():
             self.begun.set_result(None)
         self._is_done = self._is_done or b"data: [DONE]" in events
 
+    def on_end(self, status: int, body: bytes) -> None:
+        run = self._run
+        if run.plan.kind == "whole":
+            self._count(body)
+        if status == 200 and self._is_done is (run.plan.kind != "whole") and self.deltas == run.plan.deltas:
+            run.answered(time.perf_counter() - self._asked_at)
+        else:
+            run.went_wrong(f"{status}, {self.deltas} deltas of {run.plan.deltas}: {body[-500:]!r}")
+            run.lost += max(0, run.plan.deltas - self.deltas)
+        if run.wants_more and self.is_connected:
+            self.on_connected()
+            return
+        for future in (self.ended, self.begun):
+            if not future.done():
+                future.set_result(None)
+
+    def _count(self, data: bytes) -> None:
+        count = data.count(self._marker)
+        self.deltas += count
+        self._run.deltas += count
+
     def _note(self, stamp_us: int, now_us: int) -> None:
-        self.first_us = self.first_us or stamp_us
-        due_us = self.first_us + self.deltas * self._run.plan.interval_s * 1e6
+        self._first_us = self._first_us or stamp_us
+        due_us = self._first_us + self.deltas * self._run.plan.interval_s * 1e6
         self.deltas += 1
         if self._run.is_counting:
             self._run.deltas += 1
             self._run.late_us.append(now_us - stamp_us)
             self._run.written_late_us.append(stamp_us - due_us)
-
-    def _answered(self) -> None:
-        if self._is_done and self.deltas == self._run.plan.deltas:
-            self._run.answered(time.perf_counter() - self._asked_at)
-        else:
-            self._run.went_wrong(f"{self.deltas} deltas of {self._run.plan.deltas}")
-        self._run.lost += max(0, self._run.plan.deltas - self.deltas)
-        if self._run.wants_more:
-            self._ask()
-        else:
-            self._end()
-
-    def _end(self) -> None:
-        for future in (self.ended, self.begun):
-            if not future.done():
-                future.set_result(None)
 
 
 class Run:
@@ -227,12 +175,18 @@ class Run:
         self.is_counting = False
         self.wants_more = plan.kind in ("whole", "stream")
         self._turns_s: list[float] = []
+        self._answers = 0
+        self._awaited = 0
+        self._reached = asyncio.Event()
         self._report = Report()
 
     def answered(self, took_s: float) -> None:
         """An answer is complete and right."""
+        self._answers += 1
         if self.is_counting:
             self._turns_s.append(took_s)
+        if self._answers == self._awaited:
+            self._reached.set()
 
     def went_wrong(self, why: str) -> None:
         """An answer is not what it should be."""
@@ -243,9 +197,30 @@ class Run:
         """All of it."""
         report, plan = self._report, self.plan
         report.rss_before_bytes = rss_bytes(plan.pid)
-        loop = asyncio.get_running_loop()
-        requests = [request(plan, model) for model in plan.models]
         connections: list[Connection] = []
+        try:
+            async with asyncio.timeout(PATIENCE_S + 2 * plan.warm_s + plan.seconds):
+                await self._connect(connections)
+                if plan.kind == "idle":
+                    for connection in connections:
+                        await connection.begun
+                    await asyncio.sleep(plan.seconds)
+                    report.rss_bytes = rss_bytes(plan.pid)
+                    report.answers = sum(connection.deltas == 1 for connection in connections)
+                else:
+                    await self._measure()
+                    for connection in connections:
+                        await connection.ended
+        except TimeoutError:
+            self.went_wrong("it took too long")
+        for connection in connections:
+            connection.abort()
+        report.lost = self.lost
+        return report
+
+    async def _connect(self, connections: list[Connection]) -> None:
+        loop, plan = asyncio.get_running_loop(), self.plan
+        requests = [request(plan, model) for model in plan.models]
         began_at = loop.time()
         for number in range(plan.connections):
             make = functools.partial(Connection, self, requests[number % len(requests)])
@@ -253,39 +228,30 @@ class Run:
             connections.append(connection)
             if plan.kind in ("paced", "idle"):  # spread out, as clients are
                 await asyncio.sleep(began_at + plan.warm_s * (number + 1) / plan.connections - loop.time())
-        try:
-            async with asyncio.timeout(PATIENCE_S + plan.warm_s + plan.seconds):
-                if plan.kind == "idle":
-                    for connection in connections:
-                        await connection.begun
-                    await asyncio.sleep(plan.seconds)
-                    report.rss_bytes = rss_bytes(plan.pid)
-                    report.answers = sum(connection.deltas == 1 for connection in connections)
-                    return report
-                await asyncio.sleep(plan.warm_s)
-                await self._measure()
-                for connection in connections:
-                    await connection.ended
-        except TimeoutError:
-            self.went_wrong("it took too long")
-        finally:
-            for connection in connections:
-                if connection.transport is not None:
-                    connection.ended.cancel()
-                    connection.transport.abort()
-        return report
+
+    async def _until(self, answers: int, seconds: float) -> None:
+        """Until there are so many answers, if the plan counts them, else for so long."""
+        if not self.plan.answers:
+            await asyncio.sleep(seconds)
+        elif self._answers < answers:
+            self._awaited = answers
+            self._reached.clear()
+            await self._reached.wait()
 
     async def _measure(self) -> None:
-        report, pid = self._report, self.plan.pid
+        report, plan = self._report, self.plan
+        warm = plan.answers // 4
+        await self._until(warm, plan.warm_s)
         self.is_counting = True
-        before = cpu_s(pid), time.process_time(), self.deltas, time.perf_counter()
-        await asyncio.sleep(self.plan.seconds)
-        report.cpu_s = cpu_s(pid) - before[0]
+        report.rss_before_bytes = rss_bytes(plan.pid)
+        before = cpu_s(plan.pid), time.process_time(), self.deltas, time.perf_counter()
+        await self._until(warm + plan.answers, plan.seconds)
+        report.cpu_s = cpu_s(plan.pid) - before[0]
         report.client_cpu_s = time.process_time() - before[1]
         report.deltas = self.deltas - before[2]
         report.seconds = time.perf_counter() - before[3]
         self.is_counting = self.wants_more = False
-        report.rss_bytes = rss_bytes(pid)
+        report.rss_bytes = rss_bytes(plan.pid)
         report.answers = len(self._turns_s)
         report.turn_ms = {name: value * 1e3 for name, value in percentiles(self._turns_s).items()}
         report.late_ms = {name: value / 1e3 for name, value in percentiles(self.late_us).items()}

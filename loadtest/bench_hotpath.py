@@ -1,25 +1,31 @@
 """What the service costs: CPU of its process for each request and each delta, memory for each stream, lateness.
 
-    python -m loadtest.bench hotpath [--quick] [--only NAME ...] [--rounds N] [--json FILE]
+    python -m loadtest.bench hotpath [--quick] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
 
 The service is started as its command starts it, with a key, limits, scheduling, its log and its metrics. Its workers
 are fakes that one process speaks for (`loadtest.mill`); the client is another (`loadtest.bench_client`). Both are so
-cheap that the service is what is measured. CPU time is the kernel's, of the service's process alone. Rounds take turns,
-and medians count. Everything is on loopback, has an end, and takes away what it started. Linux only. The exit code is 1
-if an answer was wrong or a delta was lost; what depends on the machine's speed is told, and decides nothing.
+cheap that the service is what is measured. CPU time is the kernel's, of the measured process alone. Beside the service
+run, on workers of the same kind, the same turns straight over stdio, the shortest forwarder on aiohttp, and the
+vendor's async client (`loadtest.bench_bare`), unless that is not installed. Rounds take turns, and medians count. The
+overload is an open one (`loadtest.open_loop`).
+
+Everything is on loopback, has an end, and takes away what it started. Linux only. The exit code is 1 if an answer was
+wrong or a delta was lost; what depends on the machine's speed is told, and decides nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from math import nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,14 +33,19 @@ import uvloop
 
 from loadtest import subject
 from loadtest.bench_client import Plan, Report
+from loadtest.open_loop import OpenPlan, Stage
 from loadtest.promises import Row, told
 from loadtest.subject import Subject
 
 SERVICES = {
     "small": {"small": {"workers": 8, "slots": 8}},
     "large": {name: {"workers": 50, "slots": 10} for name in ("large-1", "large-2")},
+    "narrow": {"narrow": {"workers": 2, "slots": 8}},
 }
 """The profiles of each; a thousand seats take two."""
+SERVICE = "service"
+OVERLOAD = "overload"
+RIVALS = {"forwarder": "aiohttp forwarder", "stdio": "straight over stdio", "sdk": "openai-codex"}
 PACE_S = 0.05
 SPREAD_S = 2.0
 """How long a thousand streams take to open."""
@@ -46,10 +57,17 @@ class Effort(NamedTuple):
     rounds: int
     seconds: float
     paced_s: float
+    growth_answers: int
+    calm_s: float
+    overload_s: float
 
 
-FULL = Effort(5, 3.0, 6.0)
-QUICK = Effort(1, 1.0, 2.0)
+FULL = Effort(5, 3.0, 6.0, 100_000, 10.0, 30.0)
+QUICK = Effort(1, 1.0, 2.0, 1000, 2.0, 4.0)
+GROWTH_S = 240.0
+"""How long the growth may take."""
+TURN_S = 0.2
+"""Of the turns in an overload."""
 
 
 class Figure(NamedTuple):
@@ -70,6 +88,10 @@ class Load(NamedTuple):
     service: str
     figures: tuple[Figure, ...]
     plan: dict[str, Any]
+    rivals: Mapping[str, dict[str, Any]] = MappingProxyType({})
+    """What it is compared with, and what is different there."""
+    is_once: bool = False
+    """One round is enough, or all there can be."""
 
 
 def _us_per_answer(report: Report) -> float:
@@ -100,6 +122,7 @@ def loads(effort: Effort) -> tuple[Load, ...]:
                 ),
             ),
             {"kind": "idle", "connections": 1000, "warm_s": SPREAD_S, "seconds": 0.5},
+            is_once=True,
         ),
         Load(
             "whole",
@@ -110,6 +133,7 @@ def loads(effort: Effort) -> tuple[Load, ...]:
                 Figure("whole_rate", "non-stream requests", "/s", None, lambda report: report.answers / report.seconds),
             ),
             {"kind": "whole", "deltas": 20, **loop},
+            rivals={"forwarder": {}, "stdio": {}},
         ),
         Load(
             "stream",
@@ -122,6 +146,7 @@ def loads(effort: Effort) -> tuple[Load, ...]:
                 ),
             ),
             {"kind": "stream", "deltas": 2000, **loop},
+            rivals={"forwarder": {}, "stdio": {}, "sdk": {"deltas": 100}},  # it reads everything before it tells
         ),
         Load(
             "paced_256",
@@ -149,58 +174,176 @@ def loads(effort: Effort) -> tuple[Load, ...]:
                 Figure("paced_1000_rate", "deltas, paced", "/s", None, lambda r: r.deltas / r.seconds),
             ),
             {"connections": 1000, **paced},
+            rivals={"forwarder": {}},
+        ),
+        Load(
+            "growth",
+            f"RSS over {effort.growth_answers:,} non-stream requests, when a quarter of that many are over",
+            "small",
+            (
+                Figure(
+                    "growth_mb",
+                    "growth over 100,000 requests",
+                    "MB",
+                    1.0,
+                    lambda r: (r.rss_bytes - r.rss_before_bytes) / max(1, r.answers) / 10,
+                ),
+            ),
+            {"kind": "whole", "deltas": 20, "connections": 64, "answers": effort.growth_answers, "seconds": GROWTH_S},
+            is_once=True,
         ),
     )
 
 
-async def drive(load: Load, target: Subject, models: tuple[str, ...]) -> Report:
-    """Run a load once, from a process of its own.
-
-    Raises:
-        RuntimeError: the client failed.
-    """
-    plan = Plan(port=target.port, pid=target.pid, key=target.key, models=models, **load.plan)
-    async with subject.child(
-        sys.executable, "-m", "loadtest.bench_client", msgspec.json.encode(plan).decode()
-    ) as process:
-        output, _ = await process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"the client failed at {load.name}")
-    return msgspec.json.decode(output, type=Report)
+def present() -> tuple[str, ...]:
+    """The rivals that are installed; says which are not."""
+    if find_spec("openai_codex") is not None:
+        return tuple(RIVALS)
+    print("the vendor's client is not installed (openai-codex, in the extra `dev`): skipped")
+    return tuple(name for name in RIVALS if name != "sdk")
 
 
-async def measure(effort: Effort, only: Collection[str]) -> dict[str, list[Report]]:
-    """The reports of every load's rounds; `idle` is measured once."""
-    wanted = [load for load in loads(effort) if not only or load.name in only]
-    reports: dict[str, list[Report]] = {load.name: [] for load in wanted}
-    async with AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codex-completions-bench-")))
-        codex, _ = await stack.enter_async_context(subject.mill(directory))
-        services: dict[str, Subject] = {}
-        for name in dict.fromkeys(load.service for load in wanted):
-            profiles = {model: {**profile, "codex_bin": str(codex)} for model, profile in SERVICES[name].items()}
-            services[name] = await stack.enter_async_context(subject.service(directory / name, profiles))
-        for number in range(effort.rounds):
-            for load in wanted:
-                if load.name != "idle" or not number:
-                    reports[load.name].append(await drive(load, services[load.service], tuple(SERVICES[load.service])))
-    return reports
+class Bench:
+    """Everything that was started, and what it is asked to do."""
+
+    def __init__(self, effort: Effort, only: Collection[str], *, is_alone: bool) -> None:
+        self._effort = effort
+        self._only = only
+        self._rivals = () if is_alone else present()
+        self._stack = AsyncExitStack()
+        self._codex = Path()
+        self._running: dict[str, Subject] = {}
+        """Services, and forwarders that have as many workers."""
+
+    async def run(self) -> list[Row]:
+        """Everything, and what it came to.
+
+        Raises:
+            RuntimeError: something did not start, or a client failed.
+        """
+        wanted = [load for load in loads(self._effort) if not self._only or load.name in self._only]
+        reports: dict[tuple[str, str], list[Report]] = {}
+        stages: list[Stage] = []
+        async with self._stack as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codex-completions-bench-")))
+            self._codex, _ = await stack.enter_async_context(subject.mill(directory))
+            for number in range(self._effort.rounds):
+                for load in wanted:
+                    if not number or not load.is_once:
+                        for who in (SERVICE, *(rival for rival in load.rivals if rival in self._rivals)):
+                            reports.setdefault((load.name, who), []).append(await self._drive(load, who))
+            if not self._only or OVERLOAD in self._only:
+                stages = await self._overload()
+        rows = [row for load in wanted for row in rows_of(load, reports)]
+        return [*rows, *overload_rows(stages)] if stages else rows
+
+    async def _drive(self, load: Load, who: str) -> Report:
+        """Run a load once, from a process of its own."""
+        workers = sum(profile["workers"] for profile in SERVICES[load.service].values())
+        plan = {"port": 0, "pid": os.getpid(), "key": "", "models": tuple(SERVICES[load.service])}
+        plan |= load.plan | load.rivals.get(who, {})
+        if who in ("stdio", "sdk"):
+            program = ["loadtest.bench_bare", who, str(self._codex), str(workers)]
+        else:
+            program = ["loadtest.bench_client"]
+            target = await self._start(load.service, who, workers)
+            plan |= {"port": target.port, "pid": target.pid, "key": target.key}
+        return await subject.told(Report, *program, msgspec.json.encode(msgspec.convert(plan, Plan)).decode())
+
+    async def _start(self, service: str, who: str, workers: int = 0) -> Subject:
+        """What answers over HTTP, if it does not yet run."""
+        name = f"{who}-{service}"
+        if name not in self._running:
+            if who == "forwarder":
+                program = subject.forwarder(self._codex, workers)
+            else:
+                profiles = {n: {**profile, "codex_bin": str(self._codex)} for n, profile in SERVICES[service].items()}
+                program = subject.service(self._codex.with_name(name), profiles)
+            self._running[name] = await self._stack.enter_async_context(program)
+        return self._running[name]
+
+    async def _overload(self) -> list[Stage]:
+        """Half of what the seats can do, three times that, and half of it again, twice."""
+        target = await self._start("narrow", SERVICE)
+        full = sum(profile["workers"] * profile["slots"] for profile in SERVICES["narrow"].values()) / TURN_S
+        calm = (full / 2, self._effort.calm_s)
+        plan = OpenPlan(
+            port=target.port,
+            key=target.key,
+            model="narrow",
+            stages=(calm, (3 * full, self._effort.overload_s), calm, calm),
+            delay_s=TURN_S,
+            patience_s=10.0,
+        )
+        return await subject.told(list[Stage], "loadtest.open_loop", msgspec.json.encode(plan).decode())
 
 
-def rows_of(load: Load, reports: list[Report]) -> list[Row]:
-    """The figures of a load, medians of its rounds, and what went wrong in them."""
+def rows_of(load: Load, reports: Mapping[tuple[str, str], list[Report]]) -> list[Row]:
+    """The figures of a load, medians of its rounds: the service's, its rivals', and what went wrong."""
     rows = []
-    for figure in load.figures:
-        values = [figure.of(report) for report in reports]
-        how = f"{load.how}; {len(values)} rounds, {min(values):.3g} to {max(values):.3g}"
-        details = {f"round_{number}": value for number, value in enumerate(values, 1)}
-        median = statistics.median(values)
-        rows.append(Row(figure.name, figure.text, median, figure.unit, figure.goal, how, details=details))
-    wrong = sum(report.wrong + report.lost for report in reports)
-    why = next((report.first_wrong for report in reports if report.first_wrong), "")
+    for who in (SERVICE, *load.rivals):
+        rounds = reports.get((load.name, who))
+        if rounds is not None:
+            rows += [_row(load, figure, who, rounds) for figure in load.figures]
+    rows += _ratio(reports) if load.name == "stream" else []
+    everybodys = [report for (name, _), rounds in reports.items() if name == load.name for report in rounds]
+    wrong = sum(report.wrong + report.lost for report in everybodys)
+    why = next((report.first_wrong for report in everybodys if report.first_wrong), "")
     how = f"all rounds of {load.name}" + (f": {why}" if why else "")
-    rows.append(Row(f"{load.name}_wrong", "wrong answers and lost deltas", wrong, "", 0.0, how, is_correctness=True))
-    return rows
+    return [*rows, Row(f"{load.name}_wrong", "wrong answers, lost deltas", wrong, "", 0.0, how, is_correctness=True)]
+
+
+def _row(load: Load, figure: Figure, who: str, reports: list[Report]) -> Row:
+    values = [figure.of(report) for report in reports]
+    how = f"{load.how}; {len(values)} rounds, {min(values):.3g} to {max(values):.3g}"
+    details = {f"round_{number}": value for number, value in enumerate(values, 1)}
+    median = statistics.median(values)
+    if who == SERVICE:
+        return Row(figure.name, figure.text, median, figure.unit, figure.goal, how, details=details)
+    text = f"{figure.text}: {RIVALS[who]}"
+    how = ", ".join([how, *(f"{name} {value}" for name, value in load.rivals[who].items())])
+    return Row(f"{figure.name}.{who}", text, median, figure.unit, None, how, details=details)
+
+
+def _ratio(reports: Mapping[tuple[str, str], list[Report]]) -> list[Row]:
+    """Deltas a second beside the vendor's client, round by round."""
+    pairs = zip(reports.get(("stream", SERVICE), ()), reports.get(("stream", "sdk"), ()), strict=False)
+    ratios = [(ours.deltas / ours.seconds) / max(1, theirs.deltas / theirs.seconds) for ours, theirs in pairs]
+    if not ratios:
+        return []
+    how = f"64 turns at a time on both sides, its own of 100 deltas; {min(ratios):.3g} to {max(ratios):.3g}"
+    text = "deltas a second, over the vendor's async client"
+    return [Row("stream_over_sdk", text, statistics.median(ratios), "x", 20.0, how, is_floor=True)]
+
+
+def overload_rows(stages: list[Stage]) -> list[Row]:
+    """What an overload did to those who were answered, and to those who came after it."""
+    before, during, _, after = stages
+    seats = before.rate * 2 * TURN_S
+    capacity = seats / (before.answer_ms["p50"] / 1e3)
+    refused = ", ".join(f"{count} times {code}" for code, count in sorted(during.refused.items()))
+    how = (
+        f"{seats:.0f} seats, turns of {TURN_S * 1e3:g} ms, {during.rate:g} requests a second for {during.seconds:g} s:"
+        f" {during.goodput:.1f} answers a second of {capacity:.1f}; refused {refused}; left {during.left}"
+    )
+    goodput = Row(
+        "overload_goodput",
+        "goodput under three times the load",
+        during.goodput / capacity * 100,
+        "%",
+        95.0,
+        how,
+        is_floor=True,
+    )
+    slower = after.answer_ms["p90"] / before.answer_ms["p90"]
+    how = (
+        f"half the load, p90 of whole answers from {after.seconds:g} s after the overload on, over that before it:"
+        f" {after.answer_ms['p90']:.1f} and {before.answer_ms['p90']:.1f} ms"
+    )
+    back = Row("overload_after", "answers after the overload", slower, "x", 1.1, how)
+    wrong = sum(stage.wrong for stage in stages)
+    how = "answers of an overload that were neither whole nor a refusal"
+    return [goodput, back, Row("overload_wrong", "wrong answers", wrong, "", 0.0, how, is_correctness=True)]
 
 
 # --- the run -----------------------------------------------------------------------------------------------------
@@ -211,21 +354,20 @@ def run(arguments: argparse.Namespace) -> int:
     effort = QUICK if arguments.quick else FULL
     if arguments.rounds is not None:
         effort = effort._replace(rounds=arguments.rounds)
-    return told(_measured(effort, arguments.only), is_quick=arguments.quick, json_file=arguments.json)
+    bench = Bench(effort, arguments.only, is_alone=arguments.alone)
 
+    def measured() -> Iterator[list[Row]]:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            yield runner.run(bench.run())
 
-def _measured(effort: Effort, only: Collection[str]) -> Iterator[list[Row]]:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        reports = runner.run(measure(effort, only))
-    for load in loads(effort):
-        if load.name in reports:
-            yield rows_of(load, reports[load.name])
+    return told(measured(), is_quick=arguments.quick, json_file=arguments.json)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command understands."""
-    names = [load.name for load in loads(QUICK)]
+    names = [*(load.name for load in loads(QUICK)), OVERLOAD]
     parser.add_argument("--quick", action="store_true", help="everything once and briefly, in less than two minutes")
     parser.add_argument("--only", nargs="+", default=(), choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--alone", action="store_true", help="only the service, without what it is compared with")
     parser.add_argument("--rounds", type=int, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import tomli_w
 
 from loadtest.mill import write_launcher
@@ -24,6 +25,8 @@ START_S = 60.0
 STOP_S = 20.0
 POLL_S = 0.05
 MODEL = "gpt-5.5"
+
+T = TypeVar("T")
 
 
 class Subject(NamedTuple):
@@ -72,6 +75,30 @@ async def mill(directory: Path) -> AsyncIterator[tuple[Path, int]]:
             if await process.stdout.readline() != b"ready\n":
                 raise RuntimeError("the mill did not start")
         yield write_launcher(directory / "codex", socket), process.pid
+
+
+async def told(kind: type[T], *program: str) -> T:
+    """What a program of ours prints as JSON.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    async with child(sys.executable, "-m", *program) as process:
+        output, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(program)} failed")
+    return msgspec.json.decode(output, type=kind)
+
+
+@asynccontextmanager
+async def forwarder(codex: Path, workers: int) -> AsyncIterator[Subject]:
+    """The shortest program on aiohttp that answers from as many workers."""
+    arguments = ("-m", "loadtest.bench_bare", "forwarder", str(codex), str(workers))
+    async with child(sys.executable, *arguments) as process:
+        assert process.stdout is not None  # noqa: S101 - a pipe
+        async with asyncio.timeout(START_S):
+            port = int(await process.stdout.readline())
+        yield Subject(port, process.pid, "none")
 
 
 @asynccontextmanager
