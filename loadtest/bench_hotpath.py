@@ -358,7 +358,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def measured() -> Iterator[list[Row]]:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            yield runner.run(bench.run())
+            yield runner.run(subject.stoppable(bench.run()))
 
     return told(measured(), is_quick=arguments.quick, json_file=arguments.json)
 

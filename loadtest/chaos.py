@@ -29,7 +29,6 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Coroutine
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
@@ -45,6 +44,7 @@ from loadtest.chaos_summary import summary
 from loadtest.check_history import IN_SERVICE, check, told
 from loadtest.fake_app_server import write_launcher
 from loadtest.history import Recorder, received
+from loadtest.subject import stoppable
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 30.0
@@ -464,7 +464,7 @@ def chaos(seed: int, seconds: float, workers: int, file: BinaryIO | None = None)
     failure: BaseException | None = None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_stoppable(run(seed, seconds, workers, recorder)))
+            runner.run(stoppable(run(seed, seconds, workers, recorder)))
     except* (NoRun, asyncio.CancelledError) as group:
         failure = group.exceptions[0]
     if failure is not None:
@@ -475,14 +475,6 @@ def chaos(seed: int, seconds: float, workers: int, file: BinaryIO | None = None)
     print(summary(recorder.lines))
     print(told(recorder.lines, violations))
     return 1 if violations else 0
-
-
-async def _stoppable(work: Coroutine[Any, Any, None]) -> None:
-    """SIGTERM ends it as SIGINT does: by cancelling it."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine runs in a task
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await work
 
 
 if __name__ == "__main__":
