@@ -53,6 +53,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "PROXY_ENABLE_CORS": ("server", "cors"),
     "PROXY_CORS_ALLOWED_ORIGINS": ("server", "cors_origins"),
     "PROXY_OUTPUT_MODE": ("tools", "output_mode"),
+    "PROXY_RESPONSES_OUTPUT_MODE": ("tools", "responses_output_mode"),
     "PROXY_STOP_AFTER_TOOLS": ("tools", "stop_after"),
     "PROXY_STOP_AFTER_TOOLS_MODE": ("tools", "stop_mode"),
     "PROXY_STOP_AFTER_TOOLS_GRACE_MS": ("tools", "grace_s"),

@@ -31,10 +31,11 @@ class Wants(NamedTuple):
 
     With `keeps` it is needed once more when it has ended. With `shows_reasoning` it has its reasoning, too, and with
     `reasoning_items` in a form that may be sent back. `queue_budget_s` is how long it may wait, None for as long as
-    others.
+    others. `is_chat`: it is a chat completion.
     """
 
     keeps: bool
+    is_chat: bool = False
     shows_reasoning: bool = False
     reasoning_items: bool = False
     queue_budget_s: float | None = None
@@ -114,7 +115,8 @@ class Exchange:
         self.settings = current.settings
         self._facts = request[FACTS]
         tools = current.settings.tools
-        mode = output_mode(asked.mode or tools.mode, request.headers, question.messages)
+        usual = tools.mode if wants.is_chat else tools.responses_mode
+        mode = output_mode(asked.mode or usual, request.headers, question.messages)
         request[HEADERS] = {MODE_HEADER: str(mode), STOP_MODE_HEADER: tools.stop_mode}
         self.inquiry = Inquiry(request.app[SERVICE], asked, current, question, route, wants=wants, mode=mode)
         self.voices = self.inquiry.voices

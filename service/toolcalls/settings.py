@@ -25,14 +25,18 @@ def _unescaped(value: Any) -> Any:
     return value.replace("\\n", "\n").replace("\\t", "\t") if isinstance(value, str) else value
 
 
+Mode = Annotated[Literal["auto", "obsidian-xml", "openai-json"], BeforeValidator(_spelled)]
+
+
 class ToolSettings(BaseModel):
     """Calls: in what form they are told, and when an answer has enough of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output_mode: Annotated[Literal["auto", "obsidian-xml", "openai-json"], BeforeValidator(_spelled)] = Field(
+    output_mode: Mode = Field(
         "auto", description="How calls are told; `auto`: as blocks to Obsidian Copilot, as JSON to everybody else."
     )
+    responses_output_mode: Mode = Field("auto", description="The same, on /v1/responses.")
     stop_after: bool = Field(default=False, description="End an answer after its calls.")
     stop_mode: Literal["burst", "first"] = Field(
         "burst", description="After so many as come together, or after the first; `first` needs no `stop_after`."
@@ -51,6 +55,11 @@ class ToolSettings(BaseModel):
     def mode(self) -> OutputMode:
         """What answers are told as, unless a request says otherwise."""
         return OutputMode(self.output_mode)
+
+    @cached_property
+    def responses_mode(self) -> OutputMode:
+        """The same, on /v1/responses."""
+        return OutputMode(self.responses_output_mode)
 
     @cached_property
     def controls(self) -> Controls:

@@ -119,6 +119,7 @@ def test_nothing_is_read_from_the_process_behind_our_back(monkeypatch: pytest.Mo
         ("PROXY_API_KEY", KEY, lambda settings: settings.key_hashes() == {"default": bytes.fromhex(HASH)}),
         ("PROXY_OUTPUT_MODE", "obsidian_xml", lambda settings: settings.tools.mode == "obsidian-xml"),
         ("PROXY_OUTPUT_MODE", "openai", lambda settings: settings.tools.mode == "openai-json"),
+        ("PROXY_RESPONSES_OUTPUT_MODE", "obsidian", lambda settings: settings.tools.responses_mode == "obsidian-xml"),
         ("PROXY_STOP_AFTER_TOOLS", "true", lambda settings: settings.tools.controls.stops),
         ("PROXY_STOP_AFTER_TOOLS_MODE", "first", lambda settings: settings.tools.controls.mode == "first"),
         ("PROXY_STOP_AFTER_TOOLS_GRACE_MS", "250", lambda settings: settings.tools.controls.grace_s == 0.25),

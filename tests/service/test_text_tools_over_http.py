@@ -11,7 +11,7 @@ import pytest
 
 from service.cors import DEFAULT_HEADERS, EXPOSED_HEADERS
 from tests.service.test_functions_over_http import gathered, message, tool
-from tests.support.services import Answer, Json, RunningService, running_service, scripted
+from tests.support.services import AUTHORIZED, Answer, Json, RunningService, running_service, scripted
 
 XML, JSON = "obsidian-xml", "openai-json"
 IN_XML, IN_JSON = {"x-proxy-output-mode": XML}, {"x-proxy-output-mode": JSON}
@@ -94,6 +94,19 @@ async def test_a_form_that_there_is_not_is_a_bad_request_of_that_header(api: Run
     assert answer.error["param"] == "x-proxy-output-mode"
     assert "auto, obsidian-xml, openai-json" in answer.error["message"]
     assert "x-proxy-output-mode" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("configured", "form"),
+    [({"output_mode": XML}, JSON), ({"responses_output_mode": XML}, XML)],
+    indirect=["configured"],
+)
+async def test_responses_have_a_form_of_their_own(configured: RunningService, form: str) -> None:
+    answer = await configured.call(
+        "POST", "/v1/responses", json={"model": "codex-5", "input": "Hi."}, headers=AUTHORIZED
+    )
+    assert (answer.status, in_form(answer)) == (200, form)
+    assert in_form(await configured.chat()) == (XML if form == JSON else JSON)
 
 
 @setting(output_mode=XML)
