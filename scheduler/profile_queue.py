@@ -19,7 +19,7 @@ CHARS_PER_TOKEN = 4
 """A guess until the provider has counted."""
 OUTPUT_WEIGHT = 2.0
 """What a token of the answer costs beside one of the question."""
-CREDIT_TURNS = 32.0
+CREDIT_TURNS = 64.0
 """How many average turns a tenant may be ahead of others after it asked for less than its share."""
 FIRST_GUESS_TOKENS = 200.0
 FIRST_GUESS_S = 1.0

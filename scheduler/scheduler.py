@@ -62,7 +62,6 @@ class Scheduler:
     trace on a worker that is given up. `max_held` bounds the sizes of all jobs that wait or run; a single one is always
     taken. `jitter` gives numbers in [0, 1). `on_queue_closed` is called when the queue of a profile that was removed is
     empty.
-    empty.
     """
 
     def __init__(

@@ -17,7 +17,6 @@ from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Trace, TurnEnd
 from pool.roster import Outlook
 from pool.stimuli import Lease
-from pool.story import Story
 from pool.worker_state import WorkerId
 from scheduler import again
 from scheduler.alarms import Alarms
@@ -130,12 +129,13 @@ class _Ticket(msgspec.Struct, eq=False):
     avoids_until: float = 0.0
     rests_until: float = 0.0
     marks: int = 0
-    moves: Story = msgspec.field(default_factory=Story)
+    moves: tuple[tuple[float, TicketState], ...] = ()
+    """At most two for each attempt, and its end."""
 
     @property
     def story(self) -> str:
         """What happened to it, line by line."""
-        return f"{self.submitted_at:.3f} submitted\n{self.moves}"
+        return "\n".join(f"{at:.3f} {what}" for at, what in ((self.submitted_at, "submitted"), *self.moves))
 
 
 class QueueSnapshot(NamedTuple):
@@ -621,7 +621,7 @@ class SchedulerState:
         if (ticket.state, target) not in TRANSITIONS:
             raise IllegalTransition(f"ticket {ticket.id}", ticket.state, target, ticket.story)
         ticket.state = target
-        ticket.moves.tell(now, target)
+        ticket.moves += ((now, target),)
 
     def _row(self, queue: ProfileQueue, now: float) -> QueueSnapshot:
         counts = queue.by_priority()

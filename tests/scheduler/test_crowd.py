@@ -14,7 +14,7 @@ SEATS = 8
 TURN_S = 0.2
 SHARE = SEATS / 10 / TURN_S
 """Turns a second of each of ten tenants."""
-CREDIT = 32.0
+CREDIT = 64.0
 FLOOD = 9
 WARM_S = 10.0
 """The flood begins then, and waits count from then on."""
