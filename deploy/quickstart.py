@@ -21,9 +21,10 @@ import uvloop
 from loadtest.model_standin import ModelStandin
 from pool.errors import ConfigurationError, EnvironmentUnfit
 from service import __version__
+from service.launch import profiles
 from service.lifecycle import serve
 from service.observability import configure_logging
-from service.settings import CONFIG_VARIABLE, Settings, load, profiles
+from service.settings import CONFIG_VARIABLE, Settings, load
 
 QUESTION = "Say hello in one sentence."
 ANSWER_TIMEOUT_S = 60.0

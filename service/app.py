@@ -12,9 +12,10 @@ from scheduler.scheduler import Scheduler
 from service import __version__
 from service.background import BACKGROUND, Background
 from service.handlers import chat, models, ops, responses, stored
+from service.launch import profiles, queue_policies
 from service.middleware import expect, observe, sign
 from service.observability import Observability
-from service.settings import Settings, profiles, queue_policies
+from service.settings import Settings
 from service.state import SERVICE, Configuration, Service
 from service.store.memory import MemoryStore
 from service.store.observer import StoreObserver

@@ -21,8 +21,9 @@ from service.app import application, build
 from service.background import Background
 from service.encode.tokens import vocabulary
 from service.http import Runner
+from service.launch import profiles
 from service.reload import Reloader
-from service.settings import Settings, profiles, require_keys
+from service.settings import Settings, require_keys
 from service.state import Service
 
 T = TypeVar("T")

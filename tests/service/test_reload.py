@@ -17,8 +17,9 @@ from pool.profile import Profile
 from scheduler.model import Abandoned, Job, NotReady, QueueFull
 from scheduler.scheduler import Scheduler
 from service.app import build
+from service.launch import queue_policies
 from service.reload import Reloader, changes
-from service.settings import Settings, queue_policies
+from service.settings import Settings
 from service.state import Service
 from tests.service.conftest import Log
 from tests.support.fake_seats import FakeSeats

@@ -20,7 +20,8 @@ from pool.errors import ConfigurationError
 from pool.profile import Credentials
 from pool.turn import TurnLimits
 from scheduler.model import QueuePolicy
-from service.settings import Settings, load, profiles, queue_policies, refuse_weak_key
+from service.launch import profiles, queue_policies
+from service.settings import Settings, load, refuse_weak_key
 from service.toolcalls.controls import Controls
 
 KEY = "a-key-that-is-strong-enough-0123456789"
