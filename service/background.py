@@ -1,7 +1,7 @@
 """Background responses: they are worked on, and kept, whether their clients are there or not.
 
-One task for each, all owned by `Background.run`. Clients look at a response in the store, or at the work on it. All that
-they ever do to it is to say that it is to be cancelled, or forgotten.
+One task for each, all owned by `Background.run`. Clients look at a response in the store, or at the work on it; they
+never do more to it than to say that it is to be cancelled, or forgotten.
 """
 
 from __future__ import annotations
