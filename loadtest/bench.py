@@ -31,7 +31,7 @@ import aiohttp
 import tomli_w
 import uvloop
 
-from loadtest import bench_hotpath, bench_scheduler, bench_store
+from loadtest import bench_hotpath, bench_scheduler, bench_store, subject
 from pool.binary import bundled_models, resolve
 from pool.home import Home, catalogue
 from pool.profile import Credentials, Profile
@@ -235,30 +235,12 @@ async def _service_url(stderr: asyncio.StreamReader) -> str:
 # --- the comparison ----------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def standin() -> AsyncIterator[str]:
-    """The stand-in model as a child process; its base URL."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadtest.model_standin", "--exit-with-stdin"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None  # noqa: S101 - started with a pipe
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            line = await process.stdout.readline()
-        yield line.decode().split()[-1]
-    finally:
-        process.terminate()
-        await process.wait()
-
-
 async def run(arguments: argparse.Namespace) -> None:
     """Measure and print the table."""
     with tempfile.TemporaryDirectory(prefix="codex-completions-bench-") as temporary:
         directory = Path(temporary)
         async with (
-            standin() as base_url,
+            subject.standin() as base_url,
             straight(base_url, directory, arguments.workers) as direct,
             service(base_url, directory, arguments.workers) as served,
         ):

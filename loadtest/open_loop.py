@@ -24,6 +24,7 @@ from loadtest.bench_client import WORD, percentiles
 from loadtest.wire import Wire, chat
 
 MAX_CONNECTIONS: Final = 4000
+_ERROR: Final = b'data: {"error":{'
 
 
 class OpenPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,7 @@ class Stage(msgspec.Struct, kw_only=True):
     left: int = 0
     """Clients whose patience ended."""
     wrong: int = 0
+    first_wrong: str = ""
     first_token_ms: dict[str, float] = {}
     answer_ms: dict[str, float] = {}
 
@@ -89,6 +91,7 @@ class Client(Wire):
         self._due_at = 0.0
         self._first_at = 0.0
         self._deltas = 0
+        self._error = b""
         self._stage = 0
         self._patience: asyncio.TimerHandle | None = None
 
@@ -98,6 +101,7 @@ class Client(Wire):
         self._due_at, self._stage = due_at, stage
         self._first_at = 0.0
         self._deltas = 0
+        self._error = b""
         self._patience = crowd.loop.call_at(due_at + crowd.plan.patience_s, self._leave)
         self.send(crowd.request)
 
@@ -106,6 +110,9 @@ class Client(Wire):
         if count and not self._deltas:
             self._first_at = self._crowd.loop.time()
         self._deltas += count
+        at = events.find(_ERROR)
+        if at >= 0:
+            self._error = events[at + len(b"data: ") :].partition(b"\n")[0]
 
     def on_end(self, status: int, body: bytes) -> None:
         assert self._patience is not None  # noqa: S101 - it was asked
@@ -117,10 +124,11 @@ class Client(Wire):
             crowd.first_s[self._stage].append(self._first_at - self._due_at)
             crowd.answer_s[self._stage].append(now - self._due_at)
             crowd.completed(now)
-        elif status >= 400:
-            stage.refused = dict(Counter(stage.refused) + Counter([f"{status} {_code(body)}"]))
+        elif status >= 400 or self._error:  # a stream that has waited for long has its status before its error
+            stage.refused = dict(Counter(stage.refused) + Counter([f"{status} {_code(self._error or body)}"]))
         else:
             stage.wrong += 1
+            stage.first_wrong = stage.first_wrong or f"{status}, {self._deltas} deltas: {body[-500:]!r}"
         crowd.done(self)
 
     def _leave(self) -> None:

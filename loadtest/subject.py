@@ -85,6 +85,16 @@ async def mill(directory: Path) -> AsyncIterator[tuple[Path, int]]:
         yield write_launcher(directory / "codex", socket), process.pid
 
 
+@asynccontextmanager
+async def standin() -> AsyncIterator[str]:
+    """The stand-in model; its base URL."""
+    async with child(sys.executable, "-m", "loadtest.model_standin", "--exit-with-stdin") as process:
+        assert process.stdout is not None  # noqa: S101 - a pipe
+        async with asyncio.timeout(START_S):
+            line = await process.stdout.readline()
+        yield line.decode().split()[-1]
+
+
 async def told(kind: type[T], *program: str) -> T:
     """What a program of ours prints as JSON.
 
