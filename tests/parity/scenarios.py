@@ -85,7 +85,7 @@ class Scenario:
 # --- the service -------------------------------------------------------------------------------------------------
 
 PROFILES: dict[str, Json] = {
-    "default": {"workers": 2, "slots": 4},
+    "default": {"workers": 2, "slots": 4, "retry_reserve": 1000},
     "hasty": {"attempts": 1, "limits": {"start_s": 5.0, "first_event_s": 1.0, "idle_s": 1.0}},
     "brief": {"limits": {"total_s": 1.0}},
     "narrow": {"slots": 1, "queue_max": 2, "queue_share": 1.0, "codel_target_s": 0},
@@ -93,7 +93,8 @@ PROFILES: dict[str, Json] = {
     "scripted": {"attempts": 1, "limits": {"start_s": 1.0}},
     "broken": {"required": False},
 }
-"""Profiles of real workers, but for `scripted`, whose workers are fakes, and `broken`, whose workers end at once."""
+"""Profiles of real workers, but for `scripted`, whose workers are fakes, and `broken`, whose workers end at once. What the
+provider fails is tried again in every scenario, whichever were played before: retries are never used up."""
 
 ROUTES: dict[str, Json] = {
     "codex-5": {"profile": "default"},
