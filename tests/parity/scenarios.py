@@ -93,8 +93,10 @@ PROFILES: dict[str, Json] = {
     "scripted": {"attempts": 1, "limits": {"start_s": 1.0}},
     "broken": {"required": False},
 }
-"""Profiles of real workers, but for `scripted`, whose workers are fakes, and `broken`, whose workers end at once. What the
-provider fails is tried again in every scenario, whichever were played before: retries are never used up."""
+"""Profiles of real workers, but for `scripted`, whose workers are fakes, and `broken`, whose workers end at once.
+
+The retries of the first are never used up: what is seen depends on no other scenario.
+"""
 
 ROUTES: dict[str, Json] = {
     "codex-5": {"profile": "default"},
