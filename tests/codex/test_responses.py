@@ -94,6 +94,52 @@ async def test_a_call_and_its_answer_make_a_round_trip_with_the_reasoning(
     assert standin.requests[-1].body["input"][1]["encrypted_content"] == thought.encrypted_content
 
 
+async def test_a_stored_conversation_goes_on_with_its_call_and_its_reasoning(
+    sdk: AsyncOpenAI, standin: ModelStandin
+) -> None:
+    look = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": False}
+    options: Any = {"model": MODEL, "tools": [look]}
+    prompt = script(reasoning="hm", tool_calls=[{"name": "look"}])
+    first = await sdk.responses.create(input=prompt, instructions="Be brief.", **options)
+    thought, call = first.output
+    assert isinstance(thought, ResponseReasoningItem)
+    assert isinstance(call, ResponseFunctionToolCall)
+    assert thought.encrypted_content is None, "it was not asked for"
+    done: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "a cat"}]
+    second = await sdk.responses.create(input=done, previous_response_id=first.id, **options)
+    assert second.output_text == "The tools answered: a cat"
+    asked = standin.requests[-1].body
+    assert [item["type"] for item in asked["input"]] == [
+        "message",
+        "reasoning",
+        "function_call",
+        "function_call_output",
+    ]
+    assert asked["input"][1]["encrypted_content"], "the provider gets back what only it can read"
+    assert "Be brief." not in json.dumps(asked)
+    third = await sdk.responses.create(input=script(text="Yes."), previous_response_id=second.id, model=MODEL)
+    assert third.output_text == "Yes."
+    kinds = [item["type"] for item in standin.requests[-1].body["input"]]
+    assert kinds[:4] == replayed
+    assert kinds[-2:] == ["message", "message"]
+    listed = [item.type async for item in sdk.responses.input_items.list(third.id, order="asc")]
+    assert listed == kinds
+
+
+async def test_a_background_response_is_polled_and_streamed_again(sdk: AsyncOpenAI) -> None:
+    prompt = script(reasoning="hm, well", chunks=["Hel", "lo"])
+    stream = await sdk.responses.create(
+        model=MODEL, input=prompt, reasoning={"summary": "auto"}, background=True, stream=True
+    )
+    events = [plain(event) async for event in stream]
+    check_stream(events)
+    id = events[0]["response"]["id"]  # noqa: A001 - OpenAI's word
+    again = await sdk.responses.retrieve(id, stream=True, starting_after=4)
+    assert [plain(event) async for event in again] == events[5:]
+    found = await sdk.responses.retrieve(id)
+    assert (found.status, found.output_text) == ("completed", "Hello")
+
+
 async def test_every_event_is_one_of_the_sdks(sdk: AsyncOpenAI) -> None:
     tools: Any = [{"type": "custom", "name": "patch"}]
     prompt = script(reasoning="hm, well", text="I patch.", tool_calls=[{"name": "patch", "arguments": {"input": "x"}}])

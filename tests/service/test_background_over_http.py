@@ -12,9 +12,9 @@ import pytest
 
 from service.store.memory import MemoryStore
 from service.store.protocol import Draft, Item, Key, State, Written
-from tests.service.test_stored_over_http import AS_OTHER, OTHER, at, post, text
 from tests.support.response_events import Event, check_response, check_stream, parse_events
 from tests.support.services import AUTHORIZED, WAIT_S, Json, RunningService, key, running_service, scripted, until
+from tests.support.stored import AS_OTHER, OTHER, at, post, text
 
 ENDLESS = scripted(chunks=["tick "], repeat=100_000, interval_s=0.01)
 SLOWLY = scripted(chunks=["tick "], repeat=30, interval_s=0.01)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from service.store.memory import MemoryStore
 from service.store.protocol import Draft, Key, NoStore, StoreUnavailable, Trouble, Written
 from tests.support.response_events import check_response, check_stream, parse_events
-from tests.support.services import AUTHORIZED, Answer, Json, RunningService, key, running_service, scripted
+from tests.support.services import AUTHORIZED, Json, RunningService, key, running_service, scripted, until
+from tests.support.stored import AS_OTHER, OTHER, at, post, text
+from tests.support.stores import taken
 
 CALL = {"name": "look", "arguments": {"at": "a"}, "call_id": "call_7"}
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
-OTHER = "sk-another-key-that-tests-use-0123456789"
-AS_OTHER = {"Authorization": f"Bearer {OTHER}"}
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -30,26 +30,12 @@ async def api(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[R
         yield running
 
 
-async def post(api: RunningService, prompt: Any = "Hello.", **fields: Any) -> Answer:
-    headers = fields.pop("headers", AUTHORIZED)
-    body = {"model": "codex-5", "input": prompt} | fields
-    return await api.call("POST", "/v1/responses", json=body, headers=headers)
-
-
 async def created(api: RunningService, prompt: Any = "Hello.", **fields: Any) -> Json:
     """The response to this."""
     answer = await post(api, prompt, **fields)
     assert answer.status == 200, answer.raw
     assert "x-codex-stored" not in answer.headers
     return answer.json
-
-
-async def at(api: RunningService, path: str, verb: str = "GET", headers: Any = AUTHORIZED, **query: Any) -> Answer:
-    return await api.call(verb, f"/v1/responses/{path}", headers=headers, params=query)
-
-
-def text(response: Json) -> str:
-    return "".join(part["text"] for item in response["output"] if item["type"] == "message" for part in item["content"])
 
 
 # --- what is kept ------------------------------------------------------------------------------------------------
@@ -325,6 +311,20 @@ async def test_without_a_store_nothing_is_kept_and_everything_says_so(tmp_path: 
         assert (await at(api, answer.json["id"])).status == 404
         quiet = await post(api, store=False)
         assert "x-codex-stored" not in quiet.headers
+
+
+async def test_a_store_that_hangs_is_waited_for_once_and_is_back_by_itself(tmp_path: Path) -> None:
+    async with running_service(tmp_path, store={"kind": "sqlite", "timeout_s": 0.3}) as api:
+        await created(api)
+        with taken(tmp_path / "state" / "responses.sqlite"):
+            slow = await post(api, stream=True)
+            assert parse_events(slow.raw)[-1]["response"]["store"] is False
+            for _ in range(3):
+                quick = await post(api)
+                assert (quick.json["store"], quick.headers["x-codex-stored"]) == (False, "false")
+            assert api.counted("store_operations_total", operation="create", result="slow") == 1
+        await until(lambda: api.service.store.snapshot().is_up)
+        await created(api)
 
 
 # --- the routes --------------------------------------------------------------------------------------------------

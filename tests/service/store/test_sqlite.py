@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from service.store.operations import Create
 from service.store.protocol import Draft, Event, Key, State, Stored, StoreUnavailable, Trouble, Written
 from service.store.sqlite import MAX_READS, SqliteStore
 from tests.support.services import until
-from tests.support.stores import Bench, Clock, ended, items, key, limits, other_user
+from tests.support.stores import Bench, Clock, ended, items, key, limits, other_user, taken
 
 ROOT = Path(__file__).parents[3]
 Opening = Callable[..., Any]
@@ -41,17 +41,6 @@ async def opened(folder: Path, **fields: Any) -> AsyncIterator[Bench]:
         yield bench
     finally:
         await bench.store.close()
-
-
-@contextmanager
-def taken(path: Path) -> Iterator[sqlite3.Connection]:
-    """Somebody else writes into the file, and does not come to an end."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 @pytest.fixture
