@@ -511,14 +511,16 @@ class Follower:
         if work is None:
             return await self._from_store() or await self._end_from_store()
         while True:
+            is_over = work.is_over  # before the store is asked: what it has not got yet is there by then
             if self._after + 1 < work.tail.first and (found := await self._from_store()):
                 return found
             if self._after + 1 >= work.tail.first and (events := work.tail.after(self._after)):
                 self._after += len(events)
                 return b"".join(events)
-            if work.is_over:
+            if is_over:
                 return self._end_of(work)
-            await work.news()
+            if not work.is_over:
+                await work.news()
 
     def _end_of(self, work: Work) -> bytes:
         self._is_over = True

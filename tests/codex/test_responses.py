@@ -109,12 +109,8 @@ async def test_a_stored_conversation_goes_on_with_its_call_and_its_reasoning(
     second = await sdk.responses.create(input=done, previous_response_id=first.id, **options)
     assert second.output_text == "The tools answered: a cat"
     asked = standin.requests[-1].body
-    assert [item["type"] for item in asked["input"]] == [
-        "message",
-        "reasoning",
-        "function_call",
-        "function_call_output",
-    ]
+    replayed = ["message", "reasoning", "function_call", "function_call_output"]
+    assert [item["type"] for item in asked["input"]] == replayed
     assert asked["input"][1]["encrypted_content"], "the provider gets back what only it can read"
     assert "Be brief." not in json.dumps(asked)
     third = await sdk.responses.create(input=script(text="Yes."), previous_response_id=second.id, model=MODEL)

@@ -45,9 +45,8 @@ def sdk(serving: Serving) -> OpenAI:
 
 def until(client: OpenAI, id: str, *statuses: str) -> Any:  # noqa: A002 - OpenAI's word
     """The response when it has one of these statuses."""
-    found: list[Any] = []
-    wait_until(lambda: found.append(client.responses.retrieve(id)) or found[-1].status in statuses)
-    return found[-1]
+    wait_until(lambda: client.responses.retrieve(id).status in statuses)
+    return client.responses.retrieve(id)
 
 
 # --- the SDK -----------------------------------------------------------------------------------------------------
