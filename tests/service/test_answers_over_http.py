@@ -175,21 +175,26 @@ async def test_calls_of_several_choices_have_indices_of_their_own(api: RunningSe
     assert stream.comments[-1].startswith(': {"tool_call_count":4,')
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_when_one_choice_fails_the_answer_does_and_nothing_runs_on(tmp_path: Path, stream: bool) -> None:
+async def test_when_one_choice_fails_the_answer_does_and_nothing_runs_on(tmp_path: Path) -> None:
     async with running_service(tmp_path, profile={"slots": 1, "attempts": 1, "workers": 2}) as api:
-        asked: Json = {"n": 2, "stream": stream}
-        prompt = scripted(hang="middle", text="one two")
         async with asyncio.TaskGroup() as tasks:
-            asking = tasks.create_task(api.chat(prompt, **asked))
+            asking = tasks.create_task(api.chat(scripted(hang="middle", text="one two"), n=2))
             await until(lambda: len(api.busy_pids()) == 2)
             os.kill(min(api.busy_pids()), signal.SIGKILL)
         answer = asking.result()
-        if stream:
-            assert [error["code"] for error in answer.stream.errors] == ["worker_lost"]
-            assert (answer.stream.finishes, answer.stream.is_done) == ([], False)
-        else:
-            assert (answer.status, answer.code) == (503, "worker_lost")
+        assert (answer.status, answer.code) == (503, "worker_lost")
+        await api.until_at_rest()
+
+
+async def test_when_one_choice_of_a_stream_fails_the_stream_does_and_nothing_runs_on(tmp_path: Path) -> None:
+    async with running_service(tmp_path, profile={"slots": 1, "attempts": 1, "workers": 2}) as api:
+        async with await api.begin(scripted(hang="middle", text="one two"), n=2) as response:
+            await until(lambda: len(api.busy_pids()) == 2)
+            os.kill(min(api.busy_pids()), signal.SIGKILL)
+            told = Stream.of(await response.read())
+        assert response.status == 200
+        assert [error["code"] for error in told.errors] == ["worker_lost"]
+        assert (told.finishes, told.is_done) == ([], False)
         await api.until_at_rest()
 
 
