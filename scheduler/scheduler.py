@@ -16,7 +16,8 @@ from pool.worker_state import WorkerId
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
 from scheduler.model import Job, Outcome, QueuePolicy
 from scheduler.observer import SchedulerObserver
-from scheduler.state import QueueSnapshot, SchedulerState
+from scheduler.record import QueueSnapshot
+from scheduler.state import SchedulerState
 from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,

@@ -8,10 +8,7 @@ otherwise nobody's.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from enum import StrEnum
-from typing import NamedTuple, assert_never
-
-import msgspec
+from typing import assert_never
 
 from pool.errors import IllegalTransition
 from pool.events import Fault, FaultKind, Trace, TurnEnd
@@ -20,7 +17,6 @@ from pool.stimuli import Lease
 from pool.worker_state import WorkerId
 from scheduler import again
 from scheduler.alarms import Alarms
-from scheduler.backlog import Place
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
 from scheduler.model import (
     Abandoned,
@@ -35,7 +31,6 @@ from scheduler.model import (
     Overdue,
     Overrun,
     Penalized,
-    Priority,
     QueueFull,
     QueuePolicy,
     Rejected,
@@ -44,6 +39,7 @@ from scheduler.model import (
 )
 from scheduler.penalty import PenaltyBox, fingerprint
 from scheduler.profile_queue import ProfileQueue
+from scheduler.record import TRANSITIONS, AttemptRecord, QueueSnapshot, Suspect, TicketRecord, TicketState
 from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,
@@ -74,90 +70,6 @@ QUARANTINED = TurnEnd(fault=Fault(FaultKind.WORKER_REPLACED, "the worker was tak
 """What a ticket was lost with whose worker was doubted."""
 
 
-class TicketState(StrEnum):
-    """WAITING and RUNNING tickets have no outcome yet; an ENDING one has, but a turn of it still holds a seat."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    ENDING = "ending"
-    OVER = "over"
-
-
-TRANSITIONS: frozenset[tuple[TicketState, TicketState]] = frozenset(
-    {
-        (TicketState.WAITING, TicketState.RUNNING),
-        (TicketState.WAITING, TicketState.ENDING),
-        (TicketState.WAITING, TicketState.OVER),
-        (TicketState.RUNNING, TicketState.WAITING),
-        (TicketState.RUNNING, TicketState.ENDING),
-        (TicketState.RUNNING, TicketState.OVER),
-        (TicketState.ENDING, TicketState.OVER),
-    }
-)
-
-
-class _Suspect(msgspec.Struct, eq=False):
-    """A turn of a ticket that has crashed a worker, and the leases beside it that may as well be the next cause."""
-
-    worker: WorkerId
-    beside: set[int]
-
-
-class _Attempt(msgspec.Struct, eq=False):
-    started_at: float
-    lease: Lease | None = None
-    suspect: _Suspect | None = None
-    """Once it has ended."""
-
-
-class _Ticket(msgspec.Struct, eq=False):
-    id: int
-    job: Job
-    queue: ProfileQueue
-    place: Place
-    submitted_at: float
-    expires_at: float
-    """When it waits no longer."""
-    deadline_at: float
-    state: TicketState = TicketState.WAITING
-    has_spoken: bool = False
-    tries: int = 0
-    attempts: dict[int, _Attempt] = {}
-    """Those that hold a seat, by number."""
-    lost_with: TurnEnd | None = None
-    lost_on: tuple[WorkerId, ...] = ()
-    avoids_until: float = 0.0
-    rests_until: float = 0.0
-    marks: int = 0
-    moves: tuple[tuple[float, TicketState], ...] = ()
-    """At most two for each attempt, and its end."""
-
-    @property
-    def story(self) -> str:
-        """What happened to it, line by line."""
-        return "\n".join(f"{at:.3f} {what}" for at, what in ((self.submitted_at, "submitted"), *self.moves))
-
-
-class QueueSnapshot(NamedTuple):
-    """One profile's queue in numbers.
-
-    `hold_s` is how long a turn holds its seat on average, `predicted_wait_s` what a new standard job would wait, and
-    `marked` how many tickets have crashed a worker once.
-    """
-
-    profile: str
-    waiting: int
-    running: int
-    hold_s: float
-    by_priority: dict[Priority, int]
-    oldest_wait_s: float
-    limit: int | None
-    predicted_wait_s: float
-    retry_tokens: float
-    is_overloaded: bool
-    marked: int
-
-
 class SchedulerState:
     """Tickets and queues. `key` makes fingerprints of requests useless to others, `jitter` gives numbers in [0, 1)."""
 
@@ -170,9 +82,9 @@ class SchedulerState:
         jitter: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._queues = {profile: ProfileQueue(profile, policy) for profile, policy in policies.items()}
-        self._tickets: dict[int, _Ticket] = {}
-        self._leases: dict[int, tuple[_Ticket, int]] = {}
-        self._suspects: dict[int, _Suspect] = {}
+        self._tickets: dict[int, TicketRecord] = {}
+        self._leases: dict[int, tuple[TicketRecord, int]] = {}
+        self._suspects: dict[int, Suspect] = {}
         """By their leases, the turns of tickets that have crashed a worker once."""
         self._alarms = Alarms()
         self._penalties = PenaltyBox()
@@ -357,7 +269,7 @@ class SchedulerState:
         deadline_at = now + job.deadline_s if job.deadline_s is not None else NEVER
         expires_at = now + job.patience_s
         place = queue.place(job)
-        self._tickets[ticket_id] = _Ticket(ticket_id, job, queue, place, now, expires_at, deadline_at)
+        self._tickets[ticket_id] = TicketRecord(ticket_id, job, queue, place, now, expires_at, deadline_at)
         self._held += job.held
         self._held_by[job.tenant] = self._held_by.get(job.tenant, 0) + job.held
         queue.tickets += 1
@@ -401,8 +313,8 @@ class SchedulerState:
 
     def _decide(
         self,
-        ticket: _Ticket,
-        attempt: _Attempt,
+        ticket: TicketRecord,
+        attempt: AttemptRecord,
         end: TurnEnd,
         now: float,
         effects: list[Effect],
@@ -496,15 +408,15 @@ class SchedulerState:
                 room -= 1
         self._note_limit(queue, effects)
 
-    def _begin(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:
+    def _begin(self, ticket: TicketRecord, now: float, effects: list[Effect]) -> None:
         self._move(ticket, TicketState.RUNNING, now)
         ticket.tries += 1
-        ticket.attempts[ticket.tries] = _Attempt(now)
+        ticket.attempts[ticket.tries] = AttemptRecord(now)
         ticket.queue.began(now)
         self._alarms.set(ticket.id, ticket.deadline_at if ticket.deadline_at != NEVER else None)
         effects.append(Start(ticket.id, ticket.tries))
 
-    def _rest_s(self, ticket: _Ticket, end: TurnEnd, now: float) -> float | None:
+    def _rest_s(self, ticket: TicketRecord, end: TurnEnd, now: float) -> float | None:
         """How long a ticket whose turn ended like this would rest before another; None: it has none, and no longer than
         it might wait for a seat.
         """
@@ -518,8 +430,8 @@ class SchedulerState:
 
     def _return(
         self,
-        ticket: _Ticket,
-        attempt: _Attempt,
+        ticket: TicketRecord,
+        attempt: AttemptRecord,
         end: TurnEnd,
         now: float,
         effects: list[Effect],
@@ -554,7 +466,7 @@ class SchedulerState:
                 self._bound_wait(ticket, now)
                 effects.append(Look(ticket.job.profile))
 
-    def _bound_wait(self, ticket: _Ticket, now: float) -> None:
+    def _bound_wait(self, ticket: TicketRecord, now: float) -> None:
         """Look at a ticket that has lost a turn when it has rested, when it may go anywhere, when its time is over."""
         times = (ticket.expires_at, ticket.rests_until, ticket.avoids_until)
         self._alarms.set(ticket.id, min(at for at in times if at > now or at == ticket.expires_at))
@@ -565,7 +477,7 @@ class SchedulerState:
             queue.told_limit = limit
             effects.append(Limited(queue.profile, limit))
 
-    def _settle(self, ticket: _Ticket, outcome: Outcome, now: float, effects: list[Effect]) -> None:
+    def _settle(self, ticket: TicketRecord, outcome: Outcome, now: float, effects: list[Effect]) -> None:
         """The outcome; the ticket is over too unless a turn of it still holds a seat."""
         effects.append(Settle(ticket.id, outcome))
         if ticket.attempts:
@@ -574,7 +486,7 @@ class SchedulerState:
         else:
             self._forget(ticket, now, effects)
 
-    def _forget(self, ticket: _Ticket, now: float, effects: list[Effect]) -> None:
+    def _forget(self, ticket: TicketRecord, now: float, effects: list[Effect]) -> None:
         self._move(ticket, TicketState.OVER, now)
         self._alarms.set(ticket.id, None)
         del self._tickets[ticket.id]
@@ -590,7 +502,7 @@ class SchedulerState:
         effects.append(Forget(ticket.id))
         self._close_if_empty(ticket.queue, effects)
 
-    def _suspect(self, ticket: _Ticket, lease: Lease) -> None:
+    def _suspect(self, ticket: TicketRecord, lease: Lease) -> None:
         """Note of the new turn, and of turns that have crashed a worker, who is beside whom without an answer."""
         if ticket.marks:
             beside = {
@@ -600,7 +512,7 @@ class SchedulerState:
                 and attempt.lease.worker == lease.worker
                 and not (other.has_spoken and number == other.tries)
             }
-            self._suspects[lease.id] = _Suspect(lease.worker, beside)
+            self._suspects[lease.id] = Suspect(lease.worker, beside)
         for lease_id, suspect in self._suspects.items():
             if suspect.worker == lease.worker and not ticket.has_spoken:
                 suspect.beside.add(lease.id)
@@ -617,7 +529,7 @@ class SchedulerState:
             del self._queues[queue.profile]
             effects.append(Closed(queue.profile))
 
-    def _move(self, ticket: _Ticket, target: TicketState, now: float) -> None:
+    def _move(self, ticket: TicketRecord, target: TicketState, now: float) -> None:
         if (ticket.state, target) not in TRANSITIONS:
             raise IllegalTransition(f"ticket {ticket.id}", ticket.state, target, ticket.story)
         ticket.state = target

@@ -37,7 +37,8 @@ from scheduler.model import (
 )
 from scheduler.penalty import fingerprint
 from scheduler.profile_queue import FIRST_GUESS_S, SMOOTHING
-from scheduler.state import AVOID_S, QUARANTINED, TRANSITIONS, QueueSnapshot, SchedulerState, TicketState
+from scheduler.record import TRANSITIONS, QueueSnapshot, TicketState
+from scheduler.state import AVOID_S, QUARANTINED, SchedulerState
 from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,
