@@ -9,8 +9,9 @@ from aiohttp import web
 
 from service.api.errors import store_unavailable, unsupported
 from service.api.responses import ResponsesRequest
-from service.background import BACKGROUND, Follower, Parked
+from service.background import BACKGROUND, Parked
 from service.encode.response_stream import ResponseEvents, ResponseStream
+from service.following import Follower
 from service.handlers.answer import Speech
 from service.handlers.asking import Asked, read_asked
 from service.handlers.exchange import Exchange

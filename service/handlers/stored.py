@@ -10,8 +10,9 @@ from aiohttp import hdrs, web
 from service.api.errors import invalid, response_not_found
 from service.api.queries import Retrieval, read_paging, read_retrieval
 from service.api.responses import ENCRYPTED
-from service.background import BACKGROUND, Follower, unfinished
+from service.background import BACKGROUND
 from service.conversation import key_of, read_status
+from service.following import Follower, unfinished
 from service.handlers.answer import Reply
 from service.handlers.exchange import IGNORED_HEADER
 from service.state import FACTS, SERVICE
