@@ -23,7 +23,7 @@ from pool.errors import ConfigurationError, EnvironmentUnfit
 from service import __version__
 from service.launch import profiles
 from service.lifecycle import serve
-from service.observability import configure_logging
+from service.logs import configure_logging
 from service.settings import CONFIG_VARIABLE, Settings, load
 
 QUESTION = "Say hello in one sentence."

@@ -17,7 +17,7 @@ import uvloop
 from pool.errors import ConfigurationError, EnvironmentUnfit
 from service import __version__
 from service.lifecycle import check, serve
-from service.observability import configure_logging
+from service.logs import configure_logging
 from service.routing import Routes
 from service.settings import CONFIG_VARIABLE, Settings, load, require_keys
 

@@ -1,4 +1,5 @@
-"""Facts into metrics and log lines: the only module that knows Prometheus and structlog.
+"""Facts into metrics and log lines: the only module that knows Prometheus, and beside `logs.py` the only one that knows
+structlog.
 
 Every metric has a row in docs/metrics.md. Labels come from closed sets (profiles, states, outcomes, routes), never from
 a request. No prompt and no answer is ever logged.
@@ -8,20 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
-import traceback
 from collections import Counter as Counts
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-import msgspec
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pool.errors import IllegalTransition
 from pool.events import TurnEnd
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
@@ -42,9 +39,10 @@ from scheduler.model import (
     Shed,
 )
 from scheduler.observer import SchedulerObserver
+from scheduler.record import QueueSnapshot
 from scheduler.scheduler import Scheduler
-from scheduler.state import QueueSnapshot
 from service.api.errors import REJECTIONS
+from service.logs import DETAILS, error_fields
 from service.store.observer import StoreObserver, StoreSnapshot
 from service.store.protocol import ResponseStore
 
@@ -53,59 +51,11 @@ M = TypeVar("M", Counter, Histogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scrape carries, and no rule here reads them
 
-_DETAILS = logging.getLogger("codex-completions")
-"""Never written to: it is asked, for a twentieth of what structlog takes to drop a line, whether details are logged."""
 
 LAG_EVERY_S = 0.25
 _LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-
-
-def configure_logging(level: str) -> None:
-    """JSON lines on stderr, ours and those of the libraries."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    _DETAILS.setLevel(number)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=lambda line, **_: msgspec.json.encode(line, enc_hook=str)),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-        cache_logger_on_first_use=False,
-    )
-    logging.basicConfig(handlers=[_LibraryLines()], level=max(number, logging.WARNING), force=True)
-
-
-class _LibraryLines(logging.Handler):
-    """What libraries log, as lines like ours."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        structlog.get_logger().log(
-            record.levelno,
-            "library.logged",
-            logger=record.name,
-            message=record.getMessage().partition("\n")[0][:500],  # asyncio's next lines quote the exception
-            **error_fields(error),
-        )
-
-
-def error_fields(error: BaseException | None) -> dict[str, Any]:
-    """An exception without its message, which may quote a prompt: its type and where it was raised."""
-    if error is None:
-        return {}
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    fields: dict[str, Any] = {
-        "error": type(error).__name__,
-        "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
-    }
-    if isinstance(error, IllegalTransition):
-        fields["story"] = error.story.splitlines()
-    return fields
 
 
 _REASONS = {
@@ -153,7 +103,7 @@ def outcome_label(outcome: Outcome) -> str:
 
 
 def _is_detailed() -> bool:
-    return _DETAILS.isEnabledFor(logging.DEBUG)
+    return DETAILS.isEnabledFor(logging.DEBUG)
 
 
 class _Children(Generic[M]):

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pool.errors import ConfigurationError, EnvironmentUnfit
 from pool.profile import Profile
 from service.launch import profiles, queue_policies
-from service.observability import configure_logging
+from service.logs import configure_logging
 from service.settings import Settings, require_keys
 from service.state import Configuration, Service
 from service.store.settings import StoreSettings

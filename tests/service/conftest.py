@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from loadtest.fake_catalogue import catalogue
-from service.observability import configure_logging
+from service.logs import configure_logging
 from tests.support.services import Json, RunningService, running_service
 
 

@@ -32,7 +32,8 @@ from scheduler.model import (
     Overrun,
     Shed,
 )
-from service.observability import _REASONS, Observability, error_fields, outcome_label
+from service.logs import error_fields
+from service.observability import _REASONS, Observability, outcome_label
 from tests.service.conftest import Log
 from tests.support.services import AUTHORIZED, KEY, RunningService, body, running_service, scripted, until
 
