@@ -6,19 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.serving import Served, serving_cli, serving_fakes
-
-
-@pytest.fixture(scope="package")
-def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving_fakes(tmp_path_factory.mktemp("fakes")) as served:
-        yield served
-
-
-@pytest.fixture(scope="package")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving_cli(tmp_path_factory.mktemp("cli")) as served:
-        yield served
+from tests.support.serving import Served, cli, fakes  # noqa: F401 - fixtures are found by their names
 
 
 @pytest.fixture(params=["fakes"])

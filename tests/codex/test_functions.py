@@ -115,4 +115,6 @@ async def test_a_call_that_the_cli_would_answer_itself_is_the_callers_too(
     sink, end = await real.turn(TurnRequest("gpt-5.5", "", (user(script(tool_calls=calls)),), (tool,)))
     assert (sink.calls, end.finish) == ([ToolCall("c", name, arguments)], Finish.TOOL_CALLS)
     await real.until_free(real.profile.slots)
-    assert len(standin.requests) == 1
+    first, *more = standin.requests
+    assert not first.disconnected
+    assert len(more) <= 1, "the CLI goes on at once, if it is quicker than we are"

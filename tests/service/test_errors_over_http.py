@@ -410,11 +410,6 @@ async def test_a_stream_that_waited_too_long_after_its_headers_ends_with_the_err
 
 
 async def test_a_failure_behind_us_has_its_status(tmp_path: Path) -> None:
-    async with running_service(tmp_path, profile={"attempts": 1}) as api:
-        await _fail_in_every_way(api)
-
-
-async def _fail_in_every_way(api: RunningService) -> None:
     failures: tuple[tuple[dict[str, Any], int, str], ...] = (
         ({"status": 400, "error": {"message": "bad", "code": "invalid_value"}}, 400, "invalid_request_error"),
         ({"failed": "context_length_exceeded"}, 400, "context_length_exceeded"),
@@ -426,13 +421,14 @@ async def _fail_in_every_way(api: RunningService) -> None:
         ({"disconnect": "first"}, 502, "upstream_error"),
         ({"overloaded": "turn/start"}, 503, "worker_overloaded"),
     )
-    for directive, status, code in failures:
-        for stream in (False, True):
-            answer = await api.chat(scripted(**directive), stream=stream)
-            assert (answer.status, answer.code) == (status, code), answer.raw
-            assert ("Retry-After" in answer.headers) == (status in (429, 503))
-            assert "WWW-Authenticate" not in answer.headers
-    await api.until_at_rest()
+    async with running_service(tmp_path, profile={"attempts": 1}) as api:
+        for directive, status, code in failures:
+            for stream in (False, True):
+                answer = await api.chat(scripted(**directive), stream=stream)
+                assert (answer.status, answer.code) == (status, code), answer.raw
+                assert ("Retry-After" in answer.headers) == (status in (429, 503))
+                assert "WWW-Authenticate" not in answer.headers
+        await api.until_at_rest()
 
 
 async def test_reasoning_is_not_yet_an_answer(api: RunningService) -> None:

@@ -160,7 +160,7 @@ async def test_a_client_that_leaves_ends_the_fetch(tmp_path: Path) -> None:
         await until(lambda: there.asked)
         asked.cancel()
         async with asyncio.timeout(5):
-            await left.wait()
+            assert await left.wait()
         await until(lambda: not api.service.room.taken)
 
 

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import tomli_w
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
@@ -144,3 +145,18 @@ def serving_cli(folder: Path) -> Iterator[Served]:
         worker: Json = {"base_url": provider, "anonymous": True, "workers": 2, "retire": RARELY}
         with serving(folder, {"default": worker}) as served:
             yield served
+
+
+# --- for the conftest.py of a folder of tests --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="package")
+def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving_fakes(tmp_path_factory.mktemp("fakes")) as served:
+        yield served
+
+
+@pytest.fixture(scope="package")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving_cli(tmp_path_factory.mktemp("cli")) as served:
+        yield served

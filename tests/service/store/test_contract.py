@@ -353,6 +353,7 @@ async def test_closing_twice_or_unopened_does_no_harm(bench: Bench) -> None:
     await bench.store.close()
     await bench.store.close()
     await bench._made().close()
+    assert bench.observer.facts == []
 
 
 # --- no store ----------------------------------------------------------------------------------------------------
