@@ -1,13 +1,13 @@
 """What the service is compared with, each in a process of its own, on the same workers.
 
-    python -m loadtest.bench_bare stdio CODEX WORKERS PLAN
-    python -m loadtest.bench_bare sdk CODEX WORKERS PLAN
-    python -m loadtest.bench_bare forwarder CODEX WORKERS
+    python -m loadtest.bench_bare stdio CODEX WORKERS DIRECTORY BASE_URL PLAN
+    python -m loadtest.bench_bare sdk CODEX WORKERS DIRECTORY BASE_URL PLAN
+    python -m loadtest.bench_bare forwarder CODEX WORKERS DIRECTORY BASE_URL
 
 `stdio` runs turns straight on app-servers (`loadtest.bare`) and reads their deltas; `sdk` does with the vendor's async
 client. Both obey a `loadtest.bench_client.Plan` and print its `Report`; their CPU time is their own. `forwarder` is the
 shortest aiohttp program that answers chat completions from app-servers, the floor under every service on aiohttp: it
-prints its port, and ends with its stdin.
+prints its port, and ends with its stdin. Homes of workers are made in DIRECTORY, as the service makes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import uvloop
@@ -28,31 +28,47 @@ from aiohttp import web
 from loadtest.bare import BareWorker
 from loadtest.bench_client import WORD, Plan, Report, percentiles, prompt
 from loadtest.subject import MODEL
+from pool.binary import bundled_models
+from pool.home import Home, catalogue
+from pool.profile import Credentials, Profile
 
 Turn = Callable[[str, Callable[[str], None]], Awaitable[None]]
 """One turn of this prompt; the deltas go to the callback."""
 
 
-async def stdio(codex: Path, count: int) -> list[Turn]:
+class Staff(NamedTuple):
+    """Which workers there should be."""
+
+    codex: Path
+    workers: int
+    directory: Path
+    base_url: str
+
+    async def start(self) -> list[BareWorker]:
+        profile = Profile("bare", self.base_url, MODEL, Credentials())
+        models = catalogue(bundled_models(self.codex), (MODEL,))
+        workers = []
+        for number in range(self.workers):
+            home = Home.create(self.directory, f"bare-{os.getpid()}-{number}", profile, models)
+            workers.append(await BareWorker.start(self.codex, cwd=home.cwd, env=home.environment(profile)))
+        return workers
+
+
+async def stdio(staff: Staff) -> list[Turn]:
     """Turns straight on app-servers, by worker."""
-    return [_on(worker) for worker in await _workers(codex, count)]
+    return [_on(worker) for worker in await staff.start()]
 
 
 def _on(worker: BareWorker) -> Turn:
     return lambda text, on_text: worker.turn(MODEL, text, on_text)
 
 
-async def _workers(codex: Path, count: int) -> list[BareWorker]:
-    env = {"PATH": os.defpath, "HOME": str(codex.parent)}
-    return [await BareWorker.start(codex, cwd=codex.parent, env=env) for _ in range(count)]
-
-
-async def sdk(codex: Path, count: int) -> list[Turn]:
+async def sdk(staff: Staff) -> list[Turn]:
     """Turns through the vendor's async client, by worker."""
     from openai_codex import AsyncCodex, CodexConfig  # noqa: PLC0415 - an optional extra
     from openai_codex.generated.v2_all import AgentMessageDeltaNotification  # noqa: PLC0415
 
-    clients = [AsyncCodex(CodexConfig(codex_bin=str(codex))) for _ in range(count)]
+    clients = [AsyncCodex(CodexConfig(codex_bin=str(staff.codex))) for _ in range(staff.workers)]
 
     def turn_on(client: AsyncCodex) -> Turn:
         async def turn(text: str, on_text: Callable[[str], None]) -> None:
@@ -68,24 +84,28 @@ async def sdk(codex: Path, count: int) -> list[Turn]:
 
 async def measure(turns: list[Turn], plan: Plan) -> Report:
     """Turns again and again, `plan.connections` at a time; what runs at the end is left alone."""
-    report, took_s = Report(), []
+    report, took_s, first_s = Report(), [], []
     text, is_counting = prompt(plan), False
 
     async def client(turn: Turn) -> None:
         while True:
-            deltas = 0
+            await one(turn, time.perf_counter())
 
-            def on_text(delta: str) -> None:
-                nonlocal deltas
-                deltas += 1
-                report.deltas += is_counting
-                report.wrong += delta != WORD
+    async def one(turn: Turn, began_at: float) -> None:
+        deltas = 0
 
-            began_at = time.perf_counter()
-            await turn(text, on_text)
-            if is_counting:
-                took_s.append(time.perf_counter() - began_at)
-            report.lost += plan.deltas - deltas
+        def on_text(delta: str) -> None:
+            nonlocal deltas
+            if is_counting and not deltas:
+                first_s.append(time.perf_counter() - began_at)
+            deltas += 1
+            report.deltas += is_counting
+            report.wrong += delta != WORD
+
+        await turn(text, on_text)
+        if is_counting:
+            took_s.append(time.perf_counter() - began_at)
+        report.lost += plan.deltas - deltas
 
     async with asyncio.TaskGroup() as tasks:
         clients = [tasks.create_task(client(turns[number % len(turns)])) for number in range(plan.connections)]
@@ -99,6 +119,7 @@ async def measure(turns: list[Turn], plan: Plan) -> Report:
             task.cancel()
     report.answers = len(took_s)
     report.turn_ms = {name: value * 1e3 for name, value in percentiles(took_s).items()}
+    report.first_ms = {name: value * 1e3 for name, value in percentiles(first_s).items()}
     return report
 
 
@@ -161,10 +182,10 @@ def _chunk(delta: str) -> bytes:
     return _HEAD + b'{"content":%b},"finish_reason":null}]}\n\n' % msgspec.json.encode(delta)
 
 
-async def forward(codex: Path, count: int) -> None:
+async def forward(staff: Staff) -> None:
     """Serve until stdin ends."""
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", Forwarder(await _workers(codex, count)).chat)
+    app.router.add_post("/v1/chat/completions", Forwarder(await staff.start()).chat)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -176,11 +197,12 @@ async def forward(codex: Path, count: int) -> None:
 
 async def run(arguments: list[str]) -> None:
     """The command."""
-    what, codex, count, *rest = arguments
+    what, codex, count, directory, base_url, *rest = arguments
+    staff = Staff(Path(codex), int(count), Path(directory), base_url)
     if what == "forwarder":
-        await forward(Path(codex), int(count))
+        await forward(staff)
         return
-    turns = await (stdio if what == "stdio" else sdk)(Path(codex), int(count))
+    turns = await (stdio if what == "stdio" else sdk)(staff)
     report = await measure(turns, msgspec.json.decode(rest[0], type=Plan))
     print(msgspec.json.encode(report).decode(), flush=True)
 

@@ -65,6 +65,8 @@ class Report(msgspec.Struct, kw_only=True):
     rss_bytes: int = 0
     client_cpu_s: float = 0.0
     turn_ms: dict[str, float] = {}
+    first_ms: dict[str, float] = {}
+    """From the request to its first delta, of streams."""
     late_ms: dict[str, float] = {}
     """Of a delta: from its writing to its arrival here."""
     written_late_ms: dict[str, float] = {}
@@ -122,14 +124,17 @@ class Connection(Wire):
         self.send(self._request)
 
     def on_events(self, events: bytes) -> None:
+        had_begun = self.deltas > 0
         if self._run.plan.kind == "paced":
             now_us = time.monotonic_ns() // 1000
             for stamp in _STAMP.findall(events):
                 self._note(int(stamp), now_us)
         else:
             self._count(events)
-        if self.deltas and not self.begun.done():
-            self.begun.set_result(None)
+        if self.deltas and not had_begun:
+            self._run.began(time.perf_counter() - self._asked_at)
+            if not self.begun.done():
+                self.begun.set_result(None)
         self._is_done = self._is_done or b"data: [DONE]" in events
 
     def on_end(self, status: int, body: bytes) -> None:
@@ -175,10 +180,16 @@ class Run:
         self.is_counting = False
         self.wants_more = plan.kind in ("whole", "stream")
         self._turns_s: list[float] = []
+        self._first_s: list[float] = []
         self._answers = 0
         self._awaited = 0
         self._reached = asyncio.Event()
         self._report = Report()
+
+    def began(self, took_s: float) -> None:
+        """A stream has its first delta."""
+        if self.is_counting:
+            self._first_s.append(took_s)
 
     def answered(self, took_s: float) -> None:
         """An answer is complete and right."""
@@ -254,6 +265,7 @@ class Run:
         report.rss_bytes = rss_bytes(plan.pid)
         report.answers = len(self._turns_s)
         report.turn_ms = {name: value * 1e3 for name, value in percentiles(self._turns_s).items()}
+        report.first_ms = {name: value * 1e3 for name, value in percentiles(self._first_s).items()}
         report.late_ms = {name: value / 1e3 for name, value in percentiles(self.late_us).items()}
         report.written_late_ms = {name: value / 1e3 for name, value in percentiles(self.written_late_us).items()}
 

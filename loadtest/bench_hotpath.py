@@ -1,13 +1,14 @@
 """What the service costs: CPU of its process for each request and each delta, memory for each stream, lateness.
 
-    python -m loadtest.bench hotpath [--quick] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
+    python -m loadtest.bench hotpath [--quick] [--real] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
 
 The service is started as its command starts it, with a key, limits, scheduling, its log and its metrics. Its workers
 are fakes that one process speaks for (`loadtest.mill`); the client is another (`loadtest.bench_client`). Both are so
 cheap that the service is what is measured. CPU time is the kernel's, of the measured process alone. Beside the service
 run, on workers of the same kind, the same turns straight over stdio, the shortest forwarder on aiohttp, and the
 vendor's async client (`loadtest.bench_bare`), unless that is not installed. Rounds take turns, and medians count. The
-overload is an open one (`loadtest.open_loop`).
+overload is an open one (`loadtest.open_loop`). With `--real` the service and stdio also run the packaged CLI on a
+stand-in model.
 
 Everything is on loopback, has an end, and takes away what it started. Linux only. The exit code is 1 if an answer was
 wrong or a delta was lost; what depends on the machine's speed is told, and decides nothing.
@@ -36,11 +37,13 @@ from loadtest.bench_client import Plan, Report
 from loadtest.open_loop import OpenPlan, Stage
 from loadtest.promises import Row, told
 from loadtest.subject import Subject
+from pool.binary import resolve
 
 SERVICES = {
     "small": {"small": {"workers": 8, "slots": 8}},
     "large": {name: {"workers": 50, "slots": 10} for name in ("large-1", "large-2")},
     "narrow": {"narrow": {"workers": 2, "slots": 8}},
+    "real": {"real": {"workers": 4, "slots": 8}},
 }
 """The profiles of each; a thousand seats take two."""
 SERVICE = "service"
@@ -66,6 +69,7 @@ FULL = Effort(5, 3.0, 6.0, 100_000, 10.0, 30.0)
 QUICK = Effort(1, 1.0, 2.0, 1000, 2.0, 4.0)
 GROWTH_S = 240.0
 """How long the growth may take."""
+CONCURRENCIES = (1, 8, 32)
 TURN_S = 0.2
 """Of the turns in an overload."""
 
@@ -192,6 +196,24 @@ def loads(effort: Effort) -> tuple[Load, ...]:
             {"kind": "whole", "deltas": 20, "connections": 64, "answers": effort.growth_answers, "seconds": GROWTH_S},
             is_once=True,
         ),
+        *(
+            Load(
+                f"real_{count}",
+                f"the packaged CLI, 4 processes, {count} streams of 3 deltas at a time, again and again",
+                "real",
+                (
+                    Figure(
+                        f"real_{count}_rate", f"turns, {count} at a time", "/s", None, lambda r: r.answers / r.seconds
+                    ),
+                    Figure(
+                        f"real_{count}_first_ms", "first token, p50", "ms", None, lambda r: r.first_ms.get("p50", nan)
+                    ),
+                ),
+                {"kind": "stream", "deltas": 3, "connections": count, "seconds": effort.seconds},
+                rivals={"stdio": {}},
+            )
+            for count in CONCURRENCIES
+        ),
     )
 
 
@@ -206,12 +228,14 @@ def present() -> tuple[str, ...]:
 class Bench:
     """Everything that was started, and what it is asked to do."""
 
-    def __init__(self, effort: Effort, only: Collection[str], *, is_alone: bool) -> None:
+    def __init__(self, effort: Effort, only: Collection[str], *, is_alone: bool, is_real: bool) -> None:
         self._effort = effort
         self._only = only
+        self._is_real = is_real
         self._rivals = () if is_alone else present()
         self._stack = AsyncExitStack()
-        self._codex = Path()
+        self._directory = self._codex = Path()
+        self._standin = ""
         self._running: dict[str, Subject] = {}
         """Services, and forwarders that have as many workers."""
 
@@ -221,12 +245,16 @@ class Bench:
         Raises:
             RuntimeError: something did not start, or a client failed.
         """
-        wanted = [load for load in loads(self._effort) if not self._only or load.name in self._only]
+        named = [load for load in loads(self._effort) if not self._only or load.name in self._only]
+        wanted = [load for load in named if self._is_real or load.service != "real"]
         reports: dict[tuple[str, str], list[Report]] = {}
         stages: list[Stage] = []
         async with self._stack as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codex-completions-bench-")))
+            self._directory = directory
             self._codex, _ = await stack.enter_async_context(subject.mill(directory))
+            if self._is_real:
+                self._standin = await stack.enter_async_context(subject.standin())
             for number in range(self._effort.rounds):
                 for load in wanted:
                     if not number or not load.is_once:
@@ -239,26 +267,32 @@ class Bench:
 
     async def _drive(self, load: Load, who: str) -> Report:
         """Run a load once, from a process of its own."""
-        workers = sum(profile["workers"] for profile in SERVICES[load.service].values())
         plan = {"port": 0, "pid": os.getpid(), "key": "", "models": tuple(SERVICES[load.service])}
         plan |= load.plan | load.rivals.get(who, {})
         if who in ("stdio", "sdk"):
-            program = ["loadtest.bench_bare", who, str(self._codex), str(workers)]
+            program = ["loadtest.bench_bare", who, *self._staff(load.service)]
         else:
             program = ["loadtest.bench_client"]
-            target = await self._start(load.service, who, workers)
+            target = await self._start(load.service, who)
             plan |= {"port": target.port, "pid": target.pid, "key": target.key}
         return await subject.told(Report, *program, msgspec.json.encode(msgspec.convert(plan, Plan)).decode())
 
-    async def _start(self, service: str, who: str, workers: int = 0) -> Subject:
+    def _staff(self, service: str) -> tuple[str, ...]:
+        """As many workers as the service has, for `loadtest.bench_bare`."""
+        workers = sum(profile["workers"] for profile in SERVICES[service].values())
+        codex, base_url = (resolve(None), self._standin) if service == "real" else (self._codex, subject.NOWHERE)
+        return str(codex), str(workers), str(self._directory), base_url
+
+    async def _start(self, service: str, who: str) -> Subject:
         """What answers over HTTP, if it does not yet run."""
         name = f"{who}-{service}"
         if name not in self._running:
             if who == "forwarder":
-                program = subject.forwarder(self._codex, workers)
+                program = subject.forwarder(*self._staff(service))
             else:
-                profiles = {n: {**profile, "codex_bin": str(self._codex)} for n, profile in SERVICES[service].items()}
-                program = subject.service(self._codex.with_name(name), profiles)
+                workers = {"base_url": self._standin} if service == "real" else {"codex_bin": str(self._codex)}
+                profiles = {name: {**profile, **workers} for name, profile in SERVICES[service].items()}
+                program = subject.service(self._directory / name, profiles)
             self._running[name] = await self._stack.enter_async_context(program)
         return self._running[name]
 
@@ -285,7 +319,8 @@ def rows_of(load: Load, reports: Mapping[tuple[str, str], list[Report]]) -> list
         rounds = reports.get((load.name, who))
         if rounds is not None:
             rows += [_row(load, figure, who, rounds) for figure in load.figures]
-    rows += _ratio(reports) if load.name == "stream" else []
+    rows += _over_sdk(reports) if load.name == "stream" else []
+    rows += _over_stdio(load, reports) if load.service == "real" else []
     everybodys = [report for (name, _), rounds in reports.items() if name == load.name for report in rounds]
     wrong = sum(report.wrong + report.lost for report in everybodys)
     why = next((report.first_wrong for report in everybodys if report.first_wrong), "")
@@ -305,7 +340,7 @@ def _row(load: Load, figure: Figure, who: str, reports: list[Report]) -> Row:
     return Row(f"{figure.name}.{who}", text, median, figure.unit, None, how, details=details)
 
 
-def _ratio(reports: Mapping[tuple[str, str], list[Report]]) -> list[Row]:
+def _over_sdk(reports: Mapping[tuple[str, str], list[Report]]) -> list[Row]:
     """Deltas a second beside the vendor's client, round by round."""
     pairs = zip(reports.get(("stream", SERVICE), ()), reports.get(("stream", "sdk"), ()), strict=False)
     ratios = [(ours.deltas / ours.seconds) / max(1, theirs.deltas / theirs.seconds) for ours, theirs in pairs]
@@ -314,6 +349,21 @@ def _ratio(reports: Mapping[tuple[str, str], list[Report]]) -> list[Row]:
     how = f"64 turns at a time on both sides, its own of 100 deltas; {min(ratios):.3g} to {max(ratios):.3g}"
     text = "deltas a second, over the vendor's async client"
     return [Row("stream_over_sdk", text, statistics.median(ratios), "x", 20.0, how, is_floor=True)]
+
+
+def _over_stdio(load: Load, reports: Mapping[tuple[str, str], list[Report]]) -> list[Row]:
+    """The real CLI through the service beside the same over stdio, round by round."""
+    pairs = list(zip(reports.get((load.name, SERVICE), ()), reports.get((load.name, "stdio"), ()), strict=False))
+    if not pairs:
+        return []
+    ratios = [(ours.answers / ours.seconds) / (theirs.answers / theirs.seconds) for ours, theirs in pairs]
+    added = [ours.first_ms["p50"] - theirs.first_ms["p50"] for ours, theirs in pairs]
+    how = f"{load.how}; {min(ratios):.3f} to {max(ratios):.3f}"
+    text = "turns a second, over those straight over stdio"
+    ratio = Row(f"{load.name}_ratio", text, statistics.median(ratios), "x", 0.97, how, is_floor=True)
+    how = f"{load.how}; {min(added):.3g} to {max(added):.3g}"
+    text = "first token, p50, later than over stdio"
+    return [ratio, Row(f"{load.name}_added_ms", text, statistics.median(added), "ms", 1.0, how)]
 
 
 def overload_rows(stages: list[Stage]) -> list[Row]:
@@ -354,7 +404,7 @@ def run(arguments: argparse.Namespace) -> int:
     effort = QUICK if arguments.quick else FULL
     if arguments.rounds is not None:
         effort = effort._replace(rounds=arguments.rounds)
-    bench = Bench(effort, arguments.only, is_alone=arguments.alone)
+    bench = Bench(effort, arguments.only, is_alone=arguments.alone, is_real=arguments.real)
 
     def measured() -> Iterator[list[Row]]:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -368,6 +418,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = [*(load.name for load in loads(QUICK)), OVERLOAD]
     parser.add_argument("--quick", action="store_true", help="everything once and briefly, in less than two minutes")
     parser.add_argument("--only", nargs="+", default=(), choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--real", action="store_true", help="measure on the packaged CLI too")
     parser.add_argument("--alone", action="store_true", help="only the service, without what it is compared with")
     parser.add_argument("--rounds", type=int, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -25,6 +25,8 @@ START_S = 60.0
 STOP_S = 20.0
 POLL_S = 0.05
 MODEL = "gpt-5.5"
+NOWHERE = "http://127.0.0.1:9/v1"
+"""A provider that nobody asks."""
 
 T = TypeVar("T")
 
@@ -109,10 +111,9 @@ async def told(kind: type[T], *program: str) -> T:
 
 
 @asynccontextmanager
-async def forwarder(codex: Path, workers: int) -> AsyncIterator[Subject]:
-    """The shortest program on aiohttp that answers from as many workers."""
-    arguments = ("-m", "loadtest.bench_bare", "forwarder", str(codex), str(workers))
-    async with child(sys.executable, *arguments) as process:
+async def forwarder(*arguments: str) -> AsyncIterator[Subject]:
+    """The shortest program on aiohttp; for the arguments see `loadtest.bench_bare`."""
+    async with child(sys.executable, "-m", "loadtest.bench_bare", "forwarder", *arguments) as process:
         assert process.stdout is not None  # noqa: S101 - a pipe
         async with asyncio.timeout(START_S):
             port = int(await process.stdout.readline())
@@ -132,7 +133,7 @@ async def service(
     """
     directory.mkdir()
     key = f"sk-{secrets.token_urlsafe(32)}"
-    usual = {"base_url": "http://127.0.0.1:9/v1", "anonymous": True, "default_model": MODEL}
+    usual = {"base_url": NOWHERE, "anonymous": True, "default_model": MODEL}
     tenant = {"name": "bench", "sha256": sha256(key.encode()).hexdigest(), "requests_per_minute": 10_000_000}
     config = {
         "state_dir": str(directory / "state"),

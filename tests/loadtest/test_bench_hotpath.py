@@ -86,6 +86,15 @@ def test_what_it_is_compared_with_stands_beside_it_and_has_no_goal() -> None:
     assert (rows["stream_over_sdk"].value, rows["stream_over_sdk"].held) == (20, True)
 
 
+def test_the_real_cli_is_held_against_itself_over_stdio_round_by_round() -> None:
+    ours = [Report(answers=answers, seconds=1.0, first_ms={"p50": 21.0}) for answers in (49, 98, 60)]
+    theirs = [Report(answers=answers, seconds=1.0, first_ms={"p50": 20.5}) for answers in (50, 100, 50)]
+    reports = {("real_8", SERVICE): ours, ("real_8", "stdio"): theirs}
+    rows = {row.name: row for row in rows_of(the_load("real_8"), reports)}
+    assert (rows["real_8_ratio"].value, rows["real_8_ratio"].held) == (0.98, True)
+    assert (rows["real_8_added_ms"].value, rows["real_8_added_ms"].held) == (0.5, True)
+
+
 def test_one_wrong_answer_or_lost_delta_is_a_failure_and_says_why() -> None:
     reports = [Report(), Report(wrong=1, lost=2, first_wrong="HTTP/1.1 500")]
     *_, row = rows_of(the_load("idle"), {("idle", SERVICE): reports})
