@@ -13,6 +13,7 @@ from service import __version__
 from service.background import BACKGROUND, Background
 from service.handlers import chat, models, ops, responses, stored
 from service.launch import profiles, queue_policies
+from service.maintenance import Maintenance
 from service.middleware import expect, observe, sign
 from service.observability import Observability
 from service.settings import Settings
@@ -37,7 +38,9 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     pool.on_quarantined = scheduler.leases_doubted
     store = store_of(settings, observability)
     observability.watch(pool, scheduler, store)
-    return Service(Configuration.of(settings), pool, scheduler, store, observability)
+    file = settings.maintenance.file or settings.state_dir / "maintenance.json"
+    maintenance = Maintenance(settings.maintenance, file, observability.maintenance_changed)
+    return Service(Configuration.of(settings), pool, scheduler, store, observability, maintenance)
 
 
 def store_of(settings: Settings, observer: StoreObserver) -> ResponseStore:

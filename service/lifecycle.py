@@ -64,6 +64,7 @@ async def serve(
     except* (ConfigurationError, EnvironmentUnfit) as group:
         raise group.exceptions[0] from None
     finally:
+        service.maintenance.close()
         service.pool.discard()
         service.observability.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from service.admission import allowance
-from service.api.errors import ApiError, internal, store_unavailable, too_large
+from service.api.errors import ApiError, internal, store_unavailable, too_large, under_maintenance
 from service.state import FACTS, HEADERS, LIMITER, REQUEST_ID, SERVICE
 from service.store.protocol import StoreUnavailable
 
@@ -78,6 +78,9 @@ def new_id() -> str:
 
 
 async def _answer(request: web.Request, handler: Handler, route: str) -> web.StreamResponse:
+    notice = request.app[SERVICE].maintenance.notice
+    if notice is not None and notice.covers(route):
+        return _error_response(request, under_maintenance(notice.message, notice.retry_after_s))
     try:
         return await handler(request)
     except ApiError as error:

@@ -43,6 +43,7 @@ from scheduler.record import QueueSnapshot
 from scheduler.scheduler import Scheduler
 from service.api.errors import REJECTIONS
 from service.logs import DETAILS, error_fields
+from service.maintenance import State
 from service.store.observer import StoreObserver, StoreSnapshot
 from service.store.protocol import ResponseStore
 
@@ -197,6 +198,9 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         self._background = self._register(
             Gauge("codex_completions_background_jobs", "Background responses that wait or run", registry=None)
         )
+        self._maintenance = self._register(
+            Gauge("codex_completions_maintenance", "1 while maintenance is on, on some routes or all", registry=None)
+        )
         self._generation = self._register(
             Gauge("codex_completions_config_generation", "Which configuration this is, from 1", registry=None)
         )
@@ -265,6 +269,22 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         self._reload_failures.inc()
         self._bugs("reload").inc()
         self.log.error("reload.failed", **error_fields(error))
+
+    # --- operators -------------------------------------------------------------------------------------------
+
+    def maintenance_changed(self, state: State, trouble: str) -> None:
+        """Maintenance is on, off or another one now; `trouble` is what was wrong with its file, or ""."""
+        notice = state.notice
+        self._maintenance.set(notice is not None)
+        if trouble:
+            self.log.warning("maintenance.misunderstood", reason=trouble)
+        if notice is None:
+            self.log.warning("maintenance.ended")
+        else:
+            routes = list(notice.routes)
+            self.log.warning(
+                "maintenance.began", source=state.source, by=state.by, routes=routes, retry_after_s=notice.retry_after_s
+            )
 
     # --- scheduler -------------------------------------------------------------------------------------------
 

@@ -23,7 +23,13 @@ from service.store.settings import StoreSettings
 S = TypeVar("S")
 
 FIXED = frozenset(
-    {"state_dir", "server.host", "server.port", *(f"store.{name}" for name in StoreSettings.model_fields)}
+    {
+        "state_dir",
+        "server.host",
+        "server.port",
+        "maintenance.file",
+        *(f"store.{name}" for name in StoreSettings.model_fields),
+    }
 )
 """What only a restart can change."""
 
@@ -112,6 +118,7 @@ class Reloader(Generic[S]):
         self._service.scheduler.reconfigure(queue_policies(settings), settings.server.max_held_bytes)
         if settings.log != self._service.current.settings.log:
             configure_logging(settings.log.level)
+        self._service.maintenance.configure(settings.maintenance)
         self._service.current = read.configuration
         return replaced
 

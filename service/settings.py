@@ -32,6 +32,7 @@ from pool.errors import ConfigurationError
 from pool.home import OWN_VARIABLES
 from pool.profile import MAX_SLOTS
 from service.fields import HomePath, Seconds
+from service.maintenance import MaintenanceSettings
 from service.routing import Routes
 from service.store.settings import StoreSettings
 from service.toolcalls.settings import ToolSettings
@@ -49,6 +50,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "PROXY_PROTECT_MODELS": ("server", "protect_models"),
     "PROXY_ENABLE_CORS": ("server", "cors"),
     "PROXY_CORS_ALLOWED_ORIGINS": ("server", "cors_origins"),
+    "PROXY_MAINTENANCE_MODE": ("maintenance", "on"),
     "PROXY_OUTPUT_MODE": ("tools", "output_mode"),
     "PROXY_RESPONSES_OUTPUT_MODE": ("tools", "responses_output_mode"),
     "PROXY_STOP_AFTER_TOOLS": ("tools", "stop_after"),
@@ -363,6 +365,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     background: BackgroundSettings = BackgroundSettings()
     images: ImageSettings = ImageSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
     keys: tuple[KeySettings, ...] = ()
     profiles: dict[Name, ProfileSettings] = Field(default_factory=lambda: {"default": ProfileSettings()}, min_length=1)

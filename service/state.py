@@ -11,6 +11,7 @@ from pool.pool import Pool
 from scheduler.scheduler import Scheduler
 from service.admission import Keyring
 from service.cors import Cors
+from service.maintenance import Maintenance
 from service.observability import Observability
 from service.room import Room
 from service.routing import Routes
@@ -43,6 +44,7 @@ class Service:
     scheduler: Scheduler
     store: ResponseStore
     observability: Observability
+    maintenance: Maintenance
     room: Room = field(default_factory=Room)
 
 

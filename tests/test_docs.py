@@ -39,6 +39,7 @@ def settings_tables() -> str:
         ("`[store]`", definitions["StoreSettings"]),
         ("`[background]`", definitions["BackgroundSettings"]),
         ("`[images]`", definitions["ImageSettings"]),
+        ("`[maintenance]`", definitions["MaintenanceSettings"]),
         ("`[[keys]]`", definitions["KeySettings"]),
         ("`[profiles.NAME]`", definitions["ProfileSettings"]),
         ("`[profiles.NAME.limits]`, in seconds", definitions["LimitSettings"]),

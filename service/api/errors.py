@@ -140,6 +140,18 @@ def store_unavailable() -> ApiError:
     )
 
 
+def under_maintenance(message: str, retry_after_s: float) -> ApiError:
+    """503: an operator has said so, in these words."""
+    return ApiError(
+        status=503,
+        message=message,
+        type="backend_unavailable",
+        code="maintenance",
+        retry_after_s=_spread(retry_after_s, random),
+        retryable=True,
+    )
+
+
 def too_large() -> ApiError:
     """413: the body is over the limit, as it was sent or unpacked."""
     return ApiError(

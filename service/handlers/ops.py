@@ -83,7 +83,8 @@ async def healthz(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     ready, live = readiness(service), _liveness()
     body = {"ok": ready["ready"], "sandbox_mode": "read-only", "health": {"readiness": ready, "liveness": live}}
-    return _json(body | _common(service) | {"queues": _queues(service)}, 200)
+    rest = {"queues": _queues(service), "maintenance": service.maintenance.notice is not None}
+    return _json(body | _common(service) | rest, 200)
 
 
 async def readyz(request: web.Request) -> web.Response:

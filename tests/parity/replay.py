@@ -43,6 +43,7 @@ COMMIT_DELAY_S = 5.0
 SERVICES: dict[str, Json] = {
     "plain": {"profile": {"attempts": 1}},
     "absent": {"profile": {"queue_budget_s": 0.2}},
+    "under maintenance": {"maintenance": {"on": True}},
     "keepalives": {"server": {"keepalive_s": 0.15}},
     "named origins": {
         "server": {"cors_origins": ["https://a.example", "app://obsidian.md"], "protect_models": True},

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from pool.errors import ConfigurationError
-from service.settings import ALIASES, load
+from service.settings import load
 from tests.parity.replay import SERVICES, Exchange, exchanges, replay
 from tests.parity.story import Story
 from tests.parity.verdicts import (
     CAPTURES,
     CHANGED,
     LATER,
-    LATER_SETTINGS,
     REFUSED_AT_START,
     comparable,
     verdict,
@@ -45,7 +44,6 @@ async def test_what_is_said_to_come_later_is_not_there_yet(tmp_path: Path) -> No
         for path in LATER:
             answer = await api.get(path)
             assert (answer.status, answer.code) == (404, "unknown_url"), f"{path} is there: compare it"
-    assert not ALIASES.keys() & set(LATER_SETTINGS.values())
 
 
 def test_a_service_without_app_servers_does_not_start() -> None:

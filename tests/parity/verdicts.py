@@ -169,6 +169,7 @@ CHANGED: dict[str, Changed] = {
     **_same("503 worker_auth_required", NO_LOGIN, "40.18", "40.21"),
     "40.26": Changed("504 first_event_timeout", "silence is no finish"),
     "40.28": Changed("200", "it only asks for the key, as on the other route"),
+    "40.30": Changed("503 maintenance", "the switch does what it says, and not only to a metric"),
     "56.3": Changed(
         "200 created, in_progress, output_item.added, content_part.added, output_text.delta, failed",
         "a response that fails says so, and nothing follows",
@@ -182,9 +183,6 @@ LATER: dict[str, str] = {
     "/v1/usage": "what was used, by whom",
 }
 """Routes that are not there yet."""
-
-LATER_SETTINGS: dict[str, str] = {"40.30": "PROXY_MAINTENANCE_MODE"}
-"""Settings that mean nothing yet."""
 
 CAPTURES: dict[str, str] = {
     "01": "models",
@@ -231,8 +229,6 @@ CAPTURES: dict[str, str] = {
 
 def later(exchange: Exchange) -> str | None:
     """Why it cannot be compared yet; None if it can."""
-    if exchange.id in LATER_SETTINGS:
-        return LATER_SETTINGS[exchange.id]
     return next((why for path, why in LATER.items() if exchange.path.startswith(path)), None)
 
 

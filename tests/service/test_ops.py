@@ -124,7 +124,7 @@ async def test_a_healthy_service_says_so(api: RunningService) -> None:
     told = healthz.json
     assert told["queues"]["default"].pop("predicted_wait_s") >= 0
     same = {"ok": True, "sandbox_mode": "read-only", "health": both, **common}
-    assert told == same | {"queues": {"default": queue}}
+    assert told == same | {"queues": {"default": queue}, "maintenance": False}
     assert readyz.json == {"ok": True, "health": {"readiness": readiness}, **common}
     assert livez.json == {"ok": True, "health": {"liveness": liveness}, **common}
 

@@ -383,6 +383,7 @@ async def running_service(
                 service.pool.stop()
     finally:
         await service.store.close()
+        service.maintenance.close()
         service.pool.discard()
         service.observability.close()
     assert found == bugs
