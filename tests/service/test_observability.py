@@ -33,6 +33,7 @@ from scheduler.model import (
     Shed,
 )
 from service.logs import error_fields
+from service.maintenance import Notice, State
 from service.observability import _REASONS, Observability, outcome_label
 from tests.service.conftest import Log
 from tests.support.services import AUTHORIZED, KEY, RunningService, body, running_service, scripted, until
@@ -324,6 +325,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.store_came_back()
     watching.store_moved_aside("/a/path")
     watching.answer_not_stored()
+    watching.maintenance_changed(State(Notice(), "file", "anna"), "")
     watching.background_jobs(3)
     watching.background_failed(RuntimeError("a bug"))
     values = {
@@ -362,6 +364,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("probes_missed_total",): 2,
         ("strikes_total",): 1,
         ("monitor_clock_resets_total",): 1,
+        ("maintenance",): 1,
         ("loop_lag_seconds_count",): 0,
         ("loop_lag_seconds_sum",): 0,
         ("config_generation",): 2,
