@@ -119,12 +119,12 @@ class OutputItems:
         self._close(COMPLETED if is_whole else INCOMPLETE)
         return self._take()
 
-    def unfinished(self) -> list[bytes]:
-        """The item that is still open, as it would be if nothing more came of it; or none."""
+    def unfinished(self, *, is_over: bool) -> list[bytes]:
+        """The item that is still open, or none; when it `is_over`, nothing more will come of it."""
         match self._open:
             case _Message() as message:
                 part = _PART % _json("".join(message.texts))
-                return [_MESSAGE % (message.id, INCOMPLETE, part)]
+                return [_MESSAGE % (message.id, INCOMPLETE if is_over else IN_PROGRESS, part)]
             case _Thought() as thought:
                 return [_reasoning_item(thought.id, _summary(thought), b"null")]
             case _:

@@ -61,7 +61,7 @@ class ResponseEvents:
         """The response object: the last one when it is over."""
         if self._body:
             return self._body
-        self._object.output = [*self._items.done, *self._items.unfinished()]
+        self._object.output = [*self._items.done, *self._items.unfinished(is_over=False)]
         return self._object.encode(self.status)
 
     def open(self, *, is_queued: bool = False) -> list[bytes]:
@@ -120,7 +120,7 @@ class ResponseEvents:
     ) -> bytes:
         self.status = status
         self._is_over = True
-        self._object.output = [*self._items.done, *self._items.unfinished()]
+        self._object.output = [*self._items.done, *self._items.unfinished(is_over=True)]
         self._body = self._object.encode(status, completed=completed, error=error, reason=reason, usage=usage)
         return self._tell(event)
 

@@ -19,7 +19,8 @@ from tests.parity import binaries, transcript, verdicts
 from tests.parity.binaries import Cli, NotToBeHadError
 from tests.parity.driver import play
 from tests.parity.replay import exchanges, replay
-from tests.parity.scenarios import SCENARIOS, Scenario
+from tests.parity.scenarios import SCENARIOS
+from tests.parity.steps import Scenario
 
 
 def main(argv: Sequence[str] | None = None) -> int:

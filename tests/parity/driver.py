@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import json
 import os
 import signal
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,11 +21,11 @@ import uvloop
 from loadtest.fake_app_server import write_launcher
 from loadtest.model_standin import ModelStandin
 from tests.parity.binaries import Cli
-from tests.parity.scenarios import KEYS, PROFILES, ROUTES, SERVER, Ask, Deed, Scenario, When
-from tests.parity.transcript import Answered, Asked, answered_text, asked_text, model_text
+from tests.parity.scenarios import KEYS, PROFILES, ROUTES, SERVER
+from tests.parity.steps import Ask, Deed, Scenario, Visit, When
+from tests.parity.transcript import Answered, Asked, Ids, answered_text, asked_text, model_text
 from tests.support.services import KEY, WAIT_S, RunningService, running_service, until
 
-CHAT = "/v1/chat/completions"
 READ_BYTES = 64 * 1024
 OCCUPANT = "I stay."
 BROKEN = "broken"
@@ -55,6 +57,7 @@ async def bench(cli: Cli) -> AsyncIterator[Bench]:
             "others": profiles,
             "models": ROUTES,
             "keys": [_key(name, fields) for name, fields in KEYS.items()],
+            "store": {"kind": "sqlite"},
         }
         running = await stack.enter_async_context(running_service(folder, server=SERVER, **tables))
         ready = Bench(running, standin, cli, tables)
@@ -70,6 +73,7 @@ class Bench:
         self._standin = standin
         self._cli = cli
         self._tables = tables
+        self._ids = Ids()
         self._occupants: list[asyncio.Task[Answered]] = []
 
     def is_up(self) -> bool:
@@ -84,13 +88,17 @@ class Bench:
         """Its transcript. Afterwards nothing of it runs."""
         if scenario.settings:
             await self._reload(scenario.settings)
+        self._ids = Ids()
+        keeps_alive = "keepalive_s" in scenario.settings.get("server", {})
         parts = []
         for step in scenario.steps:
             if isinstance(step, Deed):
                 await self._do(step)
                 parts.append(f"*** {step}")
                 continue
-            parts.append(await self._exchange(step, keeps_alive="keepalive_s" in scenario.settings.get("server", {})))
+            parts.append(await self._exchange(step, keeps_alive=keeps_alive))
+            if step.goes_on:
+                continue
             parts += await self._model()
             if not self._running.service.scheduler.is_draining:
                 await until(self.is_up)
@@ -100,43 +108,49 @@ class Bench:
 
     # --- one exchange ----------------------------------------------------------------------------------------
 
-    async def _exchange(self, ask: Ask, *, keeps_alive: bool) -> str:
-        body = ask.body()
-        parts = [asked_text(Asked("POST", CHAT, dict(ask.headers) | _key_named(ask.key), body))]
-        if ask.beside:
-            parts.append(f"*** {ask.beside} of the same key are there already")
-        headers = dict(ask.headers) | _authorization(ask.key)
-        if ROUTES[ask.model.lower()]["profile"] == BROKEN:
+    async def _exchange(self, step: Visit, *, keeps_alive: bool) -> str:
+        asked = Asked(step.method, step.path, dict(step.headers) | _key_named(step.key), step.body())
+        parts = [asked_text(asked)]
+        if step.beside:
+            parts.append(f"*** {step.beside} of the same key are there already")
+        if step.until:
+            parts.append(f"*** it is asked again until the answer has {step.until}")
+        if ROUTES[step.model.lower()]["profile"] == BROKEN:
             await until(self._is_given_up)
         async with AsyncExitStack() as stack:
-            for number in range(ask.beside):
-                await stack.enter_async_context(self._occupant(ask, number))
+            for number in range(step.beside):
+                await stack.enter_async_context(self._occupant(step, number))
             before = self._standin.total
             moments: dict[When, Callable[[], bool]] = {
-                When.WAITING: lambda: self._taken > ask.beside,
+                When.WAITING: lambda: self._taken > step.beside,
                 When.ASKED: lambda: self._standin.total > before,
-                When.SPOKEN: lambda: response.spoken,
+                When.SPOKEN: lambda: response.speaks(step),
             }
-            response = _Response(self._running.session, self._running.base_url + CHAT, body, headers)
+            response = self._response(step)
             answered: Answered | None
-            if ask.meanwhile is None:
-                answered = await response.whole()
+            if step.meanwhile is None:
+                answered = await response.whole(step.until)
             else:
-                when, deed = ask.meanwhile
+                when, deed = step.meanwhile
                 answered = await response.around(
                     moments[when], lambda: self._do(deed, before), stays=deed is not Deed.LEAVE
                 )
                 parts.append(f"*** {deed}, when {when}")
         if answered is None:
             return "\n\n".join(parts)
-        told = answered_text(answered, version=self._version(ask), keeps_alive=keeps_alive)
-        return "\n\n".join([*parts, told])
+        told = answered_text(answered, version=self._version(step), keeps_alive=keeps_alive)
+        return "\n\n".join([*parts, self._ids.told(told)])
+
+    def _response(self, step: Visit) -> _Response:
+        path, body = json.loads(self._ids.meant(json.dumps([step.path, step.body()])))
+        headers = dict(step.headers) | _authorization(step.key)
+        return _Response(self._running.session, step.method, self._running.base_url + path, body, headers)
 
     @asynccontextmanager
-    async def _occupant(self, ask: Ask, number: int) -> AsyncIterator[None]:
+    async def _occupant(self, step: Visit, number: int) -> AsyncIterator[None]:
         """A request that has a seat, or waits for one when all are taken."""
-        body = Ask({"text": OCCUPANT, "hang": "middle"}, model="codex-narrow").streamed().body()
-        response = _Response(self._running.session, self._running.base_url + CHAT, body, _authorization(ask.key))
+        does = {"text": OCCUPANT, "hang": "middle"}
+        response = self._response(Ask(does, model="codex-narrow", key=step.key).streamed())
         async with asyncio.TaskGroup() as tasks:
             self._occupants.append(tasks.create_task(response.whole()))
             await until(lambda: self._taken > number)
@@ -154,6 +168,8 @@ class Bench:
                 self._kill()
                 await self._standin.wait_for_requests(before + 2, WAIT_S)
                 self._kill()
+            case Deed.AGE:
+                self._age()
             case Deed.DRAIN:
                 self._running.service.scheduler.drain()
             case Deed.CUT_OFF:
@@ -174,6 +190,13 @@ class Bench:
         (pid,) = self._running.busy_pids()
         os.kill(pid, signal.SIGKILL)
 
+    def _age(self) -> None:
+        """Nobody who has the file open minds."""
+        settings = self._running.service.current.settings
+        with sqlite3.connect(settings.state_dir / "responses.sqlite") as connection:
+            connection.execute("UPDATE responses SET created_wall = created_wall - ?", (settings.store.max_age_s,))
+        connection.close()
+
     async def _model(self) -> list[str]:
         """What reached the model since the last time; waits until that is over."""
         records = list(self._standin.requests)
@@ -185,9 +208,9 @@ class Bench:
             model_text(record.body, is_cut=record.disconnected) for record in records if not _is_occupant(record.body)
         ]
 
-    def _version(self, ask: Ask) -> str:
+    def _version(self, step: Visit) -> str:
         """Of the CLI that has to be in the fingerprint."""
-        return self._running.service.observability.versions.get(ROUTES[ask.model.lower()]["profile"]) or "unknown"
+        return self._running.service.observability.versions.get(ROUTES[step.model.lower()]["profile"]) or "unknown"
 
     async def _reload(self, settings: dict[str, Json]) -> None:
         """Take these settings beside the usual ones, and no others."""
@@ -198,24 +221,27 @@ class Bench:
 class _Response:
     """One answer, read piece by piece."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, body: Json, headers: dict[str, str]) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, method: str, url: str, body: Json | None, headers: dict[str, str]
+    ) -> None:
         self._session = session
+        self._method = method
         self._url = url
         self._body = body
         self._headers = headers
         self._answered: Answered | None = None
 
-    async def whole(self) -> Answered:
-        """The answer, when it is whole."""
+    async def whole(self, until: str = "") -> Answered:
+        """The answer, when it is whole and has this text in it."""
         async with asyncio.timeout(WAIT_S):
             await self._read()
-        assert self._answered is not None
+            while self._answered is None or until.encode() not in self._answered.raw:
+                await self._read()
         return self._answered
 
-    @property
-    def spoken(self) -> bool:
+    def speaks(self, step: Visit) -> bool:
         """The first text is here."""
-        return self._answered is not None and b'"content":' in self._answered.raw
+        return self._answered is not None and step.speaks in self._answered.raw
 
     async def around(
         self, moment: Callable[[], bool], deed: Callable[[], Awaitable[None]], *, stays: bool
@@ -230,7 +256,7 @@ class _Response:
         return self._answered
 
     async def _read(self) -> None:
-        async with self._session.post(self._url, json=self._body, headers=self._headers) as response:
+        async with self._session.request(self._method, self._url, json=self._body, headers=self._headers) as response:
             raw = b""
             while piece := await response.content.read(READ_BYTES):
                 raw += piece

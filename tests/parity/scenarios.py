@@ -1,86 +1,33 @@
-"""What is asked, and what happens meanwhile: the scenarios of the golden transcripts, in the order of their play.
+"""The scenarios of the golden transcripts, in the order of their play, and the service on which all are played.
 
-What the model does is written into the prompt (see `loadtest/script.py`). `PROFILES` and `ROUTES` are the service on
-which all of them are played.
+Those of chat completions are here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-Json = dict[str, Any]
-
-
-class When(StrEnum):
-    """The moment at which something happens to a request."""
-
-    WAITING = "it waits for a seat"
-    ASKED = "the model has it"
-    SPOKEN = "the client has read the first text"
-
-
-class Deed(StrEnum):
-    """What happens."""
-
-    LEAVE = "the client leaves"
-    FREE = "who has the seat leaves"
-    KILL = "its worker is killed"
-    KILL_TWICE = "its worker is killed, and the next one that gets it"
-    CUT_OFF = "the service stops"
-    DRAIN = "the service takes no new work"
-
-
-class Meanwhile(NamedTuple):
-    when: When
-    deed: Deed
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One chat completion.
-
-    `does` is the directive in the prompt, `before` and `after` are messages around it, `fields` are more fields of the
-    request. `key` names one of the keys of the service. `beside` requests of the same key have a seat or wait for one
-    all the while.
-    """
-
-    does: Json
-    fields: Json = field(default_factory=dict)
-    model: str = "codex-5"
-    before: tuple[Json, ...] = ()
-    after: tuple[Json, ...] = ()
-    headers: dict[str, str] = field(default_factory=dict)
-    key: str = "default"
-    meanwhile: Meanwhile | None = None
-    beside: int = 0
-
-    def body(self) -> Json:
-        """The request's body."""
-        prompt = {"role": "user", "content": f"Go on. @@{json.dumps(self.does)}"}
-        return {"model": self.model, "messages": [*self.before, prompt, *self.after]} | self.fields
-
-    def streamed(self, **fields: Any) -> Ask:
-        """The same, as a stream."""
-        return replace(self, fields=self.fields | {"stream": True} | fields)
-
-    def but(self, when: When, deed: Deed) -> Ask:
-        """The same, with this happening."""
-        return replace(self, meanwhile=Meanwhile(when, deed))
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One transcript. `settings` are what is set for it, by group."""
-
-    name: str
-    says: str
-    steps: tuple[Ask | Deed, ...]
-    settings: dict[str, Json] = field(default_factory=dict)
-
+from tests.parity import responses
+from tests.parity.steps import (
+    HANG,
+    HELLO,
+    ONE_CALL,
+    SCHEMA,
+    SOME_TEXT,
+    TALK_AND_CALL,
+    TWO_CALLS,
+    USAGE,
+    Ask,
+    Deed,
+    Json,
+    Scenario,
+    When,
+    fails,
+    function,
+    refuses,
+)
 
 # --- the service -------------------------------------------------------------------------------------------------
 
@@ -114,6 +61,7 @@ ROUTES: dict[str, Json] = {
 KEYS: dict[str, Json] = {
     "metered": {"requests_per_minute": 1},
     "tight": {"queue_max": 1},
+    "other": {},
 }
 """Keys beside `default`."""
 
@@ -121,40 +69,10 @@ SERVER: Json = {"commit_delay_s": 4.0, "keepalive_s": 60.0}
 """Nothing of it is to be seen, unless a scenario is about it."""
 
 
-# --- what is said ------------------------------------------------------------------------------------------------
+# --- chat completions --------------------------------------------------------------------------------------------
 
-USAGE = {"input_tokens": 100, "cached_tokens": 40, "output_tokens": 20, "reasoning_tokens": 5}
 ASK_USAGE = {"stream_options": {"include_usage": True}}
-HELLO = {"text": "Hello there, world.", "usage": USAGE}
-HANG = {"text": "Some words and then", "hang": "middle"}
-
-
-def _function(name: str) -> Json:
-    return {
-        "name": name,
-        "description": f"Does {name}.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "minLength": 1}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    }
-
-
-TOOLS = [{"type": "function", "function": _function(name)} for name in ("weather", "exec_command")]
-WEATHER = {"name": "weather", "arguments": '{"city": "Oslo"}', "call_id": "call_weather"}
-COMMAND = {"name": "_exec_command", "arguments": '{"city":  "Rome é"}', "call_id": "call_command"}
-ONE_CALL = {"tool_calls": [WEATHER], "usage": USAGE}
-TWO_CALLS = {"tool_calls": [COMMAND, WEATHER], "usage": USAGE}
-TALK_AND_CALL = {"text": "Let me look.", "tool_calls": [WEATHER], "usage": USAGE}
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"answer": {"type": "integer"}},
-    "required": ["answer"],
-    "additionalProperties": False,
-}
+TOOLS = [{"type": "function", "function": function(name)} for name in ("weather", "exec_command")]
 
 
 def _both(ask: Ask) -> tuple[Ask, Ask]:
@@ -299,7 +217,7 @@ def _calls() -> Iterator[Scenario]:
     yield Scenario(
         "function-call",
         "The legacy form.",
-        _both(Ask(ONE_CALL, {"functions": [_function("weather")], "function_call": "auto"})),
+        _both(Ask(ONE_CALL, {"functions": [function("weather")], "function_call": "auto"})),
     )
 
 
@@ -391,45 +309,36 @@ def _finishes() -> Iterator[Scenario]:
     )
 
 
-def _fails(code: str, message: str = "The model failed.") -> Json:
-    return {"failed": {"code": code, "message": message}}
-
-
-def _refuses(status: int, code: str, message: str = "The provider refused.") -> Json:
-    return {"status": status, "error": {"message": message, "code": code}}
-
-
-SOME_TEXT = {"text": "Some words."}
 _UPSTREAM: dict[str, tuple[str, Json, Json | None]] = {
     "bad-request": (
         "The provider refuses the request.",
-        _refuses(400, "invalid_value", "Bad value at input[0]."),
+        refuses(400, "invalid_value", "Bad value at input[0]."),
         None,
     ),
     "context-length": (
         "The request is too long for the model.",
-        _fails("context_length_exceeded"),
-        _fails("context_length_exceeded"),
+        fails("context_length_exceeded"),
+        fails("context_length_exceeded"),
     ),
-    "content-policy": ("It violates a policy.", _fails("cyber_policy"), _fails("cyber_policy")),
+    "content-policy": ("It violates a policy.", fails("cyber_policy"), fails("cyber_policy")),
     "model-not-found": (
         "The provider does not know the model.",
-        _refuses(404, "model_not_found", "There is no such model."),
+        refuses(404, "model_not_found", "There is no such model."),
         None,
     ),
-    "quota": ("The quota is used up.", _refuses(429, "insufficient_quota"), _fails("insufficient_quota")),
+    "quota": ("The quota is used up.", refuses(429, "insufficient_quota"), fails("insufficient_quota")),
     "rate-limit": (
         "The provider's rate limit is reached.",
-        _refuses(429, "rate_limit_exceeded"),
-        _fails("rate_limit_exceeded", "Rate limit reached. Please try again in 1.5s."),
+        refuses(429, "rate_limit_exceeded"),
+        fails("rate_limit_exceeded", "Rate limit reached. Please try again in 1.5s."),
     ),
     "overloaded": (
         "The provider is overloaded.",
-        _refuses(503, "server_is_overloaded"),
-        _fails("server_is_overloaded"),
+        refuses(503, "server_is_overloaded"),
+        fails("server_is_overloaded"),
     ),
-    "credentials": ("The service is not logged in at the provider.", _refuses(401, "invalid_api_key"), None),
-    "upstream": ("The provider fails.", _refuses(500, "server_error"), _fails("server_error")),
+    "credentials": ("The service is not logged in at the provider.", refuses(401, "invalid_api_key"), None),
+    "upstream": ("The provider fails.", refuses(500, "server_error"), fails("server_error")),
     "upstream-disconnect": ("The provider drops the connection.", {"disconnect": "first"}, {"disconnect": "middle"}),
 }
 """What happens before any text, and what after some; None where the provider decides before it says anything."""
@@ -566,7 +475,7 @@ def _clients() -> Iterator[Scenario]:
         "error-after-commit",
         "A failure after the status, and before any text.",
         (
-            Ask(_refuses(500, "server_error") | {"delay_s": 0.9}).streamed(),
+            Ask(refuses(500, "server_error") | {"delay_s": 0.9}).streamed(),
             Ask({"hang": "headers"}, model="codex-hasty").streamed(),
         ),
         settings=hurried,
@@ -607,6 +516,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *_scripted_errors(),
     *_limits(),
     *_clients(),
+    *responses.scenarios(),
     *_stopping(),
 )
 

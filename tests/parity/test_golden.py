@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pool.events import Finish
@@ -10,6 +12,7 @@ from tests.parity import transcript
 from tests.parity.binaries import Cli, NotToBeHadError, newest, packaged
 from tests.parity.driver import Transcripts, play
 from tests.parity.scenarios import NOT_PLAYED, SCENARIOS
+from tests.support.response_events import EVENTS
 
 NAMES = [scenario.name for scenario in SCENARIOS]
 PLAY_S = 300
@@ -73,6 +76,13 @@ def test_every_finish_is_in_a_transcript() -> None:
     for finish in (*(set(Finish) - {Finish.INTERRUPTED}), "function_call"):
         assert f'"finish_reason": "{finish}"' in told, finish
         assert f'"finish_reason":"{finish}"' in told, f"{finish}, streamed"
+
+
+def test_every_event_and_every_status_of_a_response_is_in_a_transcript() -> None:
+    told = "".join(transcript.read(name) or "" for name in NAMES)
+    assert set(re.findall(r"^event: (response\.\S+)$", told, re.MULTILINE)) == EVENTS.keys()
+    statuses = set(re.findall(r'^  "status": "(\w+)"', told, re.MULTILINE))
+    assert statuses == {"queued", "in_progress", "completed", "incomplete", "cancelled", "failed"}
 
 
 def test_every_error_is_in_a_transcript_or_it_is_said_why_not() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.parity import transcript
-from tests.parity.transcript import Answered, answered_text, difference, model_text
+from tests.parity.transcript import Answered, Ids, answered_text, difference, model_text
 
 EVENT = (
     'data: {{"id":"chatcmpl-{id}","object":"chat.completion.chunk","created":{created},"model":"m",'
@@ -66,6 +66,16 @@ def test_ids_of_the_cli_are_not_told_and_words_are() -> None:
         '--- the model was asked\n{"model": "m", "input": [{"role": "user", "content": "hi"}]}'
     )
     assert "left" in model_text(body, is_cut=True)
+
+
+def test_ids_of_responses_and_of_their_items_are_told_as_numbers_and_understood_as_such() -> None:
+    one, other = "0a" * 24, "0b" * 24
+    ids = Ids()
+    assert ids.told(f'"resp_{one}" "msg_{one}_0" "resp_{other}"') == '"resp_<1>" "msg_<1>_0" "resp_<2>"'
+    assert ids.told(f"fc_{other}_in1") == "fc_<2>_in1"
+    assert (
+        ids.meant("/resp_<2>/input_items?after=msg_<1>_0&x=<1>") == f"/resp_{other}/input_items?after=msg_{one}_0&x=<1>"
+    )
 
 
 @pytest.fixture

@@ -76,6 +76,23 @@ def model_text(body: Json, *, is_cut: bool) -> str:
     )
 
 
+class Ids:
+    """The ids of responses and, in them, of items, as the numbers in which they came: `resp_<1>` is the first."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, str] = {}
+
+    def told(self, text: str) -> str:
+        """The text as it is each time."""
+        return _OF_RESPONSE.sub(lambda found: self._numbers.setdefault(found[0], f"<{len(self._numbers) + 1}>"), text)
+
+    def meant(self, text: str) -> str:
+        """A text with numbers, as it is this time."""
+        for found, number in self._numbers.items():
+            text = text.replace(f"_{number}", f"_{found}")
+        return text
+
+
 _VARYING = {
     "x-request-id": "<id>",
     "retry-after": "<seconds>",
@@ -86,9 +103,10 @@ _UNTOLD = frozenset({"date", "content-length", "transfer-encoding", "server", "v
 _TOLD_TO_MODEL = ("model", "instructions", "input", "tools", "reasoning", "text")
 _PLACEHOLDERS = (
     (re.compile(r"chatcmpl-[0-9a-f]{24}"), "chatcmpl-<id>"),
-    (re.compile(r'("created": ?)\d{10}\b'), r"\1<time>"),
+    (re.compile(r'("(?:created|created_at|completed_at)": ?)\d{10}\b'), r"\1<time>"),
     (re.compile(r"^: keepalive \d{13}$", re.MULTILINE), ": keepalive <time>"),
 )
+_OF_RESPONSE = re.compile(r"(?<=_)[0-9a-f]{48}(?![0-9a-f])")
 _KEEPALIVES = re.compile(r"(?:^: keepalive \d{13}\n\n)+", re.MULTILINE)
 _CHOICE = re.compile(r'^data: \{[^\[]*"choices":\[\{"index":(\d+),"delta":\{[^}]')
 

@@ -375,9 +375,12 @@ def test_the_body_is_at_any_time_what_the_next_event_would_show() -> None:
     made.grow([TextDelta("Hel")])
     body = json.loads(made.body())
     check_response(body)
-    assert (body["status"], body["output"][0]["content"][0]["text"]) == ("in_progress", "Hel")
+    (message,) = body["output"]
+    assert (body["status"], message["status"], message["content"][0]["text"]) == ("in_progress", "in_progress", "Hel")
     (failed,) = made.fail(internal())
-    assert json.loads(made.body()) == parse_events(failed)[0]["response"]
+    body = json.loads(made.body())
+    assert body == parse_events(failed)[0]["response"]
+    assert body["output"][0]["status"] == "incomplete"
 
 
 # --- the stream as bytes -------------------------------------------------------------------------------------------
