@@ -265,7 +265,7 @@ class Work:
 
     def _abandon(self) -> None:
         self._unwanted.set()
-        self._voices.abandon()
+        self._inquiry.close()
 
 
 async def pause(hurry: asyncio.Event) -> None:

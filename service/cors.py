@@ -29,7 +29,8 @@ DEFAULT_HEADERS = (
 """What a page may send, when the browser does not ask for anything in particular."""
 EXPOSED_HEADERS = (
     "Content-Type, x-request-id, Retry-After, retry-after-ms, x-should-retry, x-ratelimit-limit-requests,"
-    " x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-priority-applied, x-codex-ignored-params,"
+    " x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens,"
+    " x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-priority-applied, x-codex-ignored-params,"
     " x-codex-usage, x-codex-tool-call-count, x-codex-tool-call-truncated, x-codex-stop-after-tools-mode,"
     " x-proxy-output-mode, x-codex-stored"
 )

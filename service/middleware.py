@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from service.admission import allowance
+from service.admission import told
 from service.api.errors import ApiError, internal, store_unavailable, too_large, under_maintenance
-from service.state import FACTS, HEADERS, LIMITER, REQUEST_ID, SERVICE
+from service.state import FACTS, HEADERS, REQUEST_ID, SERVICE, TENANT
 from service.store.protocol import StoreUnavailable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -53,9 +53,9 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(request.get(HEADERS, ()))
     if service.current.cors is not None:
         service.current.cors.mark(request, response.headers)
-    limiter = request.get(LIMITER)
-    if limiter is not None:  # told now and not when it was counted: others have come since
-        response.headers.update(allowance(limiter))
+    tenant = request.get(TENANT)
+    if tenant is not None:  # told now and not when it was counted: others have come since
+        response.headers.update(told(tenant, asyncio.get_running_loop().time()))
     if service.scheduler.is_draining:  # the client's next request is for somebody else
         response.headers["Connection"] = "close"
         response.force_close()

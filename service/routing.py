@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,12 +45,13 @@ Plan = tuple[Target, ...]
 class Route(NamedTuple):
     """What a public model name stands for.
 
-    `effort` is what is asked for when the request does not say, `efforts` what may be asked for; () for anything.
-    `plans` are the choices, `edges` where in [0, 1) one ends and the next begins. `salt` is None, or what makes a key's
-    choice here another than its choice elsewhere.
+    `model` is the name under which it is configured. `effort` is what is asked for when the request does not say,
+    `efforts` what may be asked for; () for anything. `plans` are the choices, `edges` where in [0, 1) one ends and the
+    next begins. `salt` is None, or what makes a key's choice here another than its choice elsewhere.
     """
 
     public: str
+    model: str
     plans: tuple[Plan, ...]
     edges: tuple[float, ...]
     salt: str | None
@@ -97,17 +98,18 @@ class Routes:
                 if alias not in suffixed:
                     self._add(name, route._replace(public=alias), is_listed=True)
 
-    def find(self, name: str) -> Route | None:
-        """The route of this name, if there is one."""
-        return self._routes.get(name.lower())
+    def find(self, name: str, models: Collection[str] | None = None) -> Route | None:
+        """The route of this name, if there is one, and it is one of these `models`; None for any."""
+        route = self._routes.get(name.lower())
+        return None if models is not None and route is not None and route.model not in models else route
 
     def plan(self, route: Route, tenant: str) -> Plan:
         """Whom to ask for this tenant: the same for all its requests where the route is sticky, else by chance."""
         return route.plan(tenant, self._draw)
 
-    def names(self) -> list[str]:
-        """The public names that are listed: as configured, but for the effort suffixes."""
-        return list(self._listed)
+    def names(self, models: Collection[str] | None = None) -> list[str]:
+        """The public names of these `models` that are listed: as configured, but for the effort suffixes."""
+        return [name for name in self._listed if self.find(name, models) is not None]
 
     def targets(self) -> Iterator[Target]:
         """Everything that may be asked, again for each name that leads there."""
@@ -179,6 +181,7 @@ def _compiled(name: str, model: RouteSettings, settings: Settings) -> Route:
     limits = [limit for limit in (model.max_prompt_chars, settings.server.max_prompt_chars) if limit is not None]
     return Route(
         public=name,
+        model=name,
         plans=tuple((each, *(other for other in fallback if other.profile != each.profile)) for _, each in used),
         edges=tuple(edge / total for edge in accumulate(weight for weight, _ in used[:-1])),
         salt=name.lower() if model.sticky else None,

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -161,6 +162,15 @@ class KeySettings(_Model):
     name: Name = Field(description="Who is charged; appears in logs and metrics.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal.")
     requests_per_minute: int | None = Field(None, ge=1, description="This key's contract; unset: no limit.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Likewise, of prompts and answers together; unset: no limit."
+    )
+    expires: AwareDatetime | None = Field(
+        None, description="When it is a key no more, as `2027-01-31T00:00:00Z`; unset: never."
+    )
+    models: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        None, description="What it may use, by the names of `[models.NAME]`; unset: everything."
+    )
     weight: float = Field(1.0, ge=0.01, le=100, description="This key's share of a full service, beside others.")
     priority: PriorityName = Field("standard", description="The class of requests that ask for none.")
     max_priority: PriorityName | None = Field(
@@ -367,6 +377,9 @@ class Settings(BaseSettings):
     images: ImageSettings = ImageSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
+    keys_file: HomePath | None = Field(
+        None, description="A TOML file with more `[[keys]]`, and nothing else; it is read again at a reload."
+    )
     keys: tuple[KeySettings, ...] = ()
     profiles: dict[Name, ProfileSettings] = Field(default_factory=lambda: {"default": ProfileSettings()}, min_length=1)
     models: dict[str, RouteSettings] = Field(default_factory=_default_models, min_length=1)
@@ -386,6 +399,10 @@ class Settings(BaseSettings):
         hashes = self.key_hashes().values()
         if len(set(hashes)) != len(hashes):
             raise ValueError("keys: two of them are the same key")
+        for key in self.keys:
+            for name in key.models or ():
+                if name not in self.models:
+                    raise ValueError(f"keys: {key.name} may use {name!r}, and there is no such model")
         Routes(self)
         return self
 
@@ -429,25 +446,49 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     Raises:
         ConfigurationError: unreadable, unknown, contradictory or weak; one line that names the place.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise ConfigurationError(f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path}: {error}") from error
-        if "api_key" in values:
-            raise ConfigurationError(f"{path}: api_key: no clear-text key in a file; use [[keys]] with its sha256")
+    values = {} if path is None else _read(path)
+    if "api_key" in values:
+        raise ConfigurationError(f"{path}: api_key: no clear-text key in a file; use [[keys]] with its sha256")
     _refuse_outlived(environ)
     overlay = _overlay(environ)
+    merged = _merge(values, overlay)
+    keys_file, more = _more_keys(merged.get("keys_file"))
+    own = merged.get("keys", [])
+    if more and isinstance(own, list):
+        merged["keys"] = own + more
     try:
-        return Settings(**_merge(values, overlay))
+        return Settings(**merged)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        source = "environment" if _has(overlay, first["loc"]) else path or "settings"
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{source}: {_line(place, first['type'], first['msg'])}") from error
+        source, loc = path or "settings", first["loc"]
+        match loc:
+            case ("keys", int(number), *rest) if more and number >= len(own):
+                source, loc = keys_file, ("keys", number - len(own), *rest)
+            case _ if _has(overlay, loc):
+                source = "environment"
+        raise ConfigurationError(f"{source}: {_line('.'.join(map(str, loc)), first['type'], first['msg'])}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a TOML file says."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _more_keys(name: object) -> tuple[Path, list[Any]]:
+    """The keys in the file of keys, if there is one."""
+    if not isinstance(name, str):
+        return Path(), []  # what is no path is refused with the other settings
+    path = Path(name).expanduser()
+    values = _read(path)
+    keys = values.pop("keys", [])
+    if values or not isinstance(keys, list):
+        raise ConfigurationError(f"{path}: {next(iter(values), 'keys')}: only [[keys]] can be set here")
+    return path, keys
 
 
 def _overlay(environ: Mapping[str, str]) -> dict[str, Any]:

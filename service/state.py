@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from aiolimiter import AsyncLimiter
 
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
-from service.admission import Keyring
+from service.admission import Keyring, Tenant
 from service.cors import Cors
 from service.maintenance import Maintenance
 from service.observability import Observability
@@ -49,8 +48,8 @@ class Service:
 
 
 SERVICE = web.AppKey("service", Service)
-LIMITER = web.RequestKey("limiter", AsyncLimiter)
-"""What counts the requests of whoever sent this one, where they are counted."""
+TENANT = web.RequestKey("tenant", Tenant)
+"""Who sent this one, where it is counted."""
 REQUEST_ID = web.RequestKey("request_id", str)
 HEADERS = web.RequestKey("headers", dict[str, str])
 """What goes on the answer, an error or not, once the request is known to be right."""

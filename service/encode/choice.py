@@ -11,7 +11,7 @@ from scheduler.model import Ended, Outcome
 from service.api.errors import from_outcome, too_long, unfollowed
 from service.encode.cut import Cut
 from service.encode.terms import Terms
-from service.encode.usage import counted
+from service.encode.usage import counted, summed
 from service.toolcalls.aggregator import Said, TooLargeError, ToolCallAggregator
 from service.toolcalls.canon import to_obsidian_xml
 from service.toolcalls.controls import Gate
@@ -248,8 +248,7 @@ class Choice:
 def total(choices: Sequence[Choice]) -> tuple[Usage, bool]:
     """The tokens of all of them, and whether any is an estimate."""
     usages, estimates = zip(*(choice.counted() for choice in choices), strict=True)
-    names = Usage.__struct_fields__
-    return Usage(*(sum(getattr(usage, name) for usage in usages) for name in names)), any(estimates)
+    return summed(usages), any(estimates)
 
 
 def call_counts(choices: Sequence[Choice]) -> tuple[int, bool]:

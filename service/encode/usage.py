@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pool.events import Usage
@@ -17,7 +18,12 @@ def counted(usage: Usage | None, *, prompt_chars: int, tokens: int, chars: int) 
     """
     if usage is not None:
         return usage, False
-    return Usage(input_tokens=_estimate(prompt_chars), output_tokens=tokens + _estimate(chars)), True
+    return Usage(input_tokens=estimated_tokens(prompt_chars), output_tokens=tokens + estimated_tokens(chars)), True
+
+
+def summed(usages: Sequence[Usage]) -> Usage:
+    """All of them together."""
+    return Usage(*(sum(getattr(usage, name) for usage in usages) for name in Usage.__struct_fields__))
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -40,5 +46,6 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _estimate(chars: int) -> int:
+def estimated_tokens(chars: int) -> int:
+    """About how many tokens so many characters are."""
     return -(-chars // CHARS_PER_TOKEN)

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from aiohttp import hdrs, web
 
+from pool.events import Trace, Usage
 from scheduler.model import Ended, Outcome
 from scheduler.ticket import Ticket, news
 from service.api.errors import ApiError, internal, too_long
 from service.encode.choice import Choice, Piece
 from service.encode.sse import keepalive
+from service.encode.usage import summed
 from service.observability import outcome_label
 from service.settings import ServerSettings
 from service.state import SERVICE, Service
@@ -48,6 +50,16 @@ class _Voice:
             self.is_over = True
             return self.choice.end(self.ticket.outcome)
         return self.choice.take(events, now)
+
+    def spent(self) -> tuple[Usage, bool]:
+        """What its turn has taken so far, and whether that is an estimate."""
+        outcome = self.ticket.outcome
+        if isinstance(outcome, Ended) and outcome.end.usage is not None:
+            return outcome.end.usage, False
+        is_untouched = isinstance(outcome, Ended) and outcome.end.fault is not None and outcome.end.trace is Trace.NONE
+        if is_untouched or self.ticket.started_at is None:
+            return Usage(), False
+        return self.choice.counted()
 
 
 Shown = list[tuple[int, list[Piece]]]
@@ -112,6 +124,11 @@ class Voices:
                 return await self.read()
         except TimeoutError:
             return None
+
+    def spent(self) -> tuple[Usage, bool]:
+        """What all their turns have taken so far, and whether any of that is an estimate."""
+        spent = [voice.spent() for voice in self._voices]
+        return summed([usage for usage, _ in spent]), any(is_estimate for _, is_estimate in spent)
 
     def abandon(self) -> None:
         """Nobody reads on. Harmless once all have ended."""

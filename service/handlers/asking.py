@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from aiohttp import hdrs, web
@@ -20,7 +22,7 @@ from service.pictures import Q, with_pictures
 from service.room import Take
 from service.routing import Plan, Route, Target
 from service.settings import ServerSettings
-from service.state import FACTS, LIMITER, REQUEST_ID, SERVICE, Service
+from service.state import FACTS, REQUEST_ID, SERVICE, TENANT, Configuration, Service
 from service.toolcalls.mode import OutputMode
 from service.translate import as_transcript
 
@@ -38,6 +40,10 @@ class Asked(msgspec.Struct, frozen=True):
     deadline_s: float | None
     mode: OutputMode | None
     body: bytes
+
+    def find(self, current: Configuration) -> Callable[[str], Route | None]:
+        """What finds the route of a model's name, where it may use that."""
+        return partial(current.routes.find, models=self.tenant.models)
 
     def job(
         self, turn: TurnRequest, route: Route, target: Target, *, size: int, priority: Priority, media: int = 0
@@ -69,9 +75,8 @@ async def read_asked(request: web.Request) -> Asked:
     service = request.app[SERVICE]
     tenant = service.current.keyring.tenant(request.headers.get(hdrs.AUTHORIZATION))
     request[FACTS]["tenant"] = tenant.name
-    if tenant.limiter is not None:
-        request[LIMITER] = tenant.limiter
-    await count(tenant)
+    request[TENANT] = tenant
+    count(tenant, asyncio.get_running_loop().time())
     wanted, deadline_s = read_priority(request.headers), read_deadline_s(request.headers)
     mode = read_output_mode(request.headers)
     limits = service.current.settings.server
@@ -89,7 +94,7 @@ async def read_pictures(service: Service, asked: Asked, question: Q, route: Rout
     current = service.current
     with service.room.claim(asked.tenant.name, current.settings.server.max_held_bytes) as take:
         question = await with_pictures(question, current.settings.images, take, seen=route.sees_images)
-    found = route if service.current is current else service.current.routes.find(question.model)
+    found = route if service.current is current else asked.find(service.current)(question.model)
     if found is None:
         raise model_not_found(question.model)
     return question, found

@@ -26,13 +26,12 @@ async def create(request: web.Request) -> web.StreamResponse:
     """
     asked = await read_asked(request)
     service = request.app[SERVICE]
-    chat, route = parse_chat(asked.body, find=service.current.routes.find, max_choices=MAX_CHOICES)
+    chat, route = parse_chat(asked.body, find=asked.find(service.current), max_choices=MAX_CHOICES)
     chat, route = await read_pictures(service, asked, chat, route)
     current = service.current  # from here to the scheduler nobody waits: what it names is still there
     exchange = Exchange(request, asked, current, chat, route, wants=Wants(keeps=not chat.stream, is_chat=True))
     try:
-        for _ in range(chat.n):
-            exchange.ask()
+        exchange.ask(chat.n)
         return await _answer(exchange, chat)
     finally:
         exchange.close()

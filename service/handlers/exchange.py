@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import NamedTuple
 
 from aiohttp import web
 from msgspec.structs import replace
 
 from service import tiers
+from service.admission import Bill, charge
+from service.api.errors import ApiError
 from service.api.headers import MODE_HEADER, PRIORITY_APPLIED_HEADER
 from service.api.question import Question
 from service.encode.choice import Choice, call_counts
 from service.encode.terms import Terms
+from service.encode.usage import estimated_tokens
 from service.handlers.answer import Reply, Voices
 from service.handlers.asking import Asked, check_route, submit
 from service.routing import Route
@@ -44,7 +48,7 @@ class Wants(NamedTuple):
 class Inquiry:
     """A question on its way to the scheduler: `ask` for each answer that is wanted, and read them from `voices`.
 
-    `mode` is the form in effect. Whoever has it abandons the voices in the end. `tier` is OpenAI's word for
+    `mode` is the form in effect. Whoever has it closes it in the end. `tier` is OpenAI's word for
     how it is served.
     """
 
@@ -81,6 +85,8 @@ class Inquiry:
         if wants.queue_budget_s is not None:
             self._job = replace(self._job, queue_budget_s=wants.queue_budget_s, is_patient=True)
         self._plan = plan
+        self._tokens = estimated_tokens(question.prompt_chars) + (question.max_tokens or 0)
+        self._bill: Bill | None = None
         self.voices = Voices(service)
 
     @property
@@ -88,15 +94,35 @@ class Inquiry:
         """Who is asked first."""
         return self._job.profile
 
-    def ask(self) -> None:
-        """For one more answer.
+    def ask(self, choices: int = 1) -> None:
+        """For so many answers.
 
         Raises:
-            ApiError: the scheduler did not take the job.
+            ApiError: the key's contract is used up, or the scheduler did not take the job.
         """
-        number = len(self.voices.choices)
-        job = self._job if number == 0 else replace(self._job, id=f"{self._job.id}.{number}")
-        self.voices.add(submit(self._service, job, self._plan, self._tenant), Choice(self._terms, number))
+        self._bill = charge(self._tenant, choices * self._tokens, _now())
+        try:
+            for number in range(choices):
+                job = self._job if number == 0 else replace(self._job, id=f"{self._job.id}.{number}")
+                self.voices.add(submit(self._service, job, self._plan, self._tenant), Choice(self._terms, number))
+        except ApiError:
+            self.close()
+            raise
+
+    def settle(self) -> None:
+        """Charge what its answers have taken so far instead of what was expected."""
+        if self._bill is not None:
+            usage, _ = self.voices.spent()
+            self._bill.settle(usage.input_tokens + usage.output_tokens, _now())
+
+    def close(self) -> None:
+        """Nobody reads on. Harmless once it has been closed."""
+        self.voices.abandon()
+        self.settle()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Exchange:
@@ -130,13 +156,13 @@ class Exchange:
         if self.inquiry.wanted not in (None, priority):
             self.reply.headers[PRIORITY_APPLIED_HEADER] = priority
 
-    def ask(self) -> None:
-        """For one more answer.
+    def ask(self, choices: int = 1) -> None:
+        """For so many answers.
 
         Raises:
-            ApiError: the scheduler did not take the job.
+            ApiError: the key's contract is used up, or the scheduler did not take the job.
         """
-        self.inquiry.ask()
+        self.inquiry.ask(choices)
 
     async def send(self, body: bytes, *, is_estimate: bool) -> web.Response:
         """A whole answer, with what its headers tell of it."""
@@ -145,6 +171,7 @@ class Exchange:
         self.reply.headers[CALLS_TRUNCATED_HEADER] = "true" if is_truncated else "false"
         if is_estimate:
             self.reply.headers[USAGE_HEADER] = "estimated"
+        self.inquiry.settle()  # before the headers tell what is left
         return await self.reply.send(body)
 
     def hand_over(self) -> Inquiry:
@@ -155,5 +182,5 @@ class Exchange:
     def close(self) -> None:
         """Nobody reads on. The log line gets what only the end knows."""
         if not self._is_handed_over:
-            self.voices.abandon()
+            self.inquiry.close()
         self._facts.update(self.voices.facts())

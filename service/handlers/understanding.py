@@ -31,7 +31,7 @@ async def understand(service: Service, asked: Asked) -> tuple[ResponsesRequest, 
             timeout_s=settings.store.timeout_s,
             take=take,
         )
-        find = service.current.routes.find
+        find = asked.find(service.current)
         question, route = parse_responses(fields, find=find, before=before.items, lookup=before.lookup)
         return await read_pictures(service, asked, question, route)
 

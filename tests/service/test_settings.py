@@ -599,3 +599,58 @@ def test_missing_credentials_are_one_line_with_what_to_do(
     assert message.startswith("profile default: no credentials: ")
     assert message.endswith(hint) or hint in message
     assert "\n" not in message
+
+
+# --- keys --------------------------------------------------------------------------------------------------------
+
+OTHER = hashlib.sha256(b"another key of the same strength").hexdigest()
+
+
+def keys_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    return path
+
+
+def test_more_keys_may_be_in_a_file_of_their_own(write: Write, tmp_path: Path) -> None:
+    more = keys_file(tmp_path, f"[[keys]]\nname = 'b'\nsha256 = '{OTHER}'\nmodels = ['codex-5']")
+    path = write(f"keys_file = '{more}'\n[[keys]]\nname = 'a'\nsha256 = '{HASH}'")
+    assert [key.name for key in load(path, {}).keys] == ["a", "b"]
+    assert [key.name for key in load(None, {"CODEX_COMPLETIONS_KEYS_FILE": str(more)}).keys] == ["b"]
+    assert load(write(f"keys_file = '{keys_file(tmp_path, '')}'"), {}).keys == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[[keys", "keys.toml: "),
+        ("port = 1", "keys.toml: port: only [[keys]] can be set here"),
+        ("keys = 1", "keys.toml: keys: only [[keys]] can be set here"),
+        ("[[keys]]\nname = 'b'", "keys.toml: keys.0.sha256: Field required"),
+        (f"[[keys]]\nname = 'b'\nsha256 = '{OTHER}'\nexpires = 2027-01-01", "keys.toml: keys.0.expires: "),
+        (f"[[keys]]\nname = 'b'\nsha256 = '{OTHER}'\ntokens_per_minute = 0", "keys.toml: keys.0.tokens_per_minute"),
+        (f"[[keys]]\nname = 'a'\nsha256 = '{OTHER}'", "keys: every key needs a name of its own"),
+        (
+            f"[[keys]]\nname = 'b'\nsha256 = '{OTHER}'\nmodels = ['x']",
+            "keys: b may use 'x', and there is no such model",
+        ),
+    ],
+)
+def test_what_is_wrong_in_the_file_of_keys_is_told_with_its_place(
+    write: Write, tmp_path: Path, text: str, why: str
+) -> None:
+    more = keys_file(tmp_path, text)
+    assert why in refusal(write(f"keys_file = '{more}'\n[[keys]]\nname = 'a'\nsha256 = '{HASH}'"), {})
+
+
+def test_a_file_of_keys_that_is_not_there_is_told(write: Write, tmp_path: Path) -> None:
+    assert refusal(write(f"keys_file = '{tmp_path}/none'"), {}) == f"{tmp_path}/none: No such file or directory"
+    assert "keys_file" in refusal(write("keys_file = 1"), {})
+
+
+def test_a_date_of_expiry_says_its_zone(write: Write) -> None:
+    key = f"[[keys]]\nname = 'a'\nsha256 = '{HASH}'\nexpires = "
+    (found,) = load(write(key + "2027-01-31T01:00:00+01:00"), {}).keys
+    assert found.expires is not None
+    assert found.expires.timestamp() == 1801353600
+    assert "keys.0.expires" in refusal(write(key + "2027-01-31T00:00:00"), {})
