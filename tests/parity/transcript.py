@@ -98,6 +98,7 @@ _VARYING = {
     "retry-after": "<seconds>",
     "retry-after-ms": "<milliseconds>",
     "x-ratelimit-reset-requests": "<duration>",
+    "x-ratelimit-reset-tokens": "<duration>",
 }
 _UNTOLD = frozenset({"date", "content-length", "transfer-encoding", "server", "vary"})
 _TOLD_TO_MODEL = ("model", "instructions", "input", "tools", "reasoning", "text")
