@@ -1,6 +1,6 @@
 """Everything that is measured, by what it is about.
 
-    python -m loadtest.bench hotpath [--quick] [--real] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
+    python -m loadtest.bench hotpath [--quick] [--real] [--peers] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
     python -m loadtest.bench scheduler [--quick] [--json FILE] [--real]
     python -m loadtest.bench store [--quick] [--json FILE] [--folder DIRECTORY] [--aiosqlite]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import sys
 import time
@@ -136,11 +137,12 @@ class Forwarder:
         body = msgspec.json.decode(await request.read())
         text = body["messages"][-1]["content"]
         worker = next(self._workers)
-        if not body["stream"]:
+        if not body.get("stream"):
             texts: list[str] = []
             await worker.turn(MODEL, text, texts.append)
             message = {"role": "assistant", "content": "".join(texts)}
-            return _json({"object": "chat.completion", "choices": [{"index": 0, "message": message}]})
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            return _json({**_COMPLETION, "choices": [choice]})
         return await self._stream(request, worker, text)
 
     async def _stream(self, request: web.Request, worker: BareWorker, text: str) -> web.StreamResponse:
@@ -169,6 +171,9 @@ class Forwarder:
         return response
 
 
+_COMPLETION = {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": "m"}
+
+
 def _json(body: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
@@ -182,10 +187,16 @@ def _chunk(delta: str) -> bytes:
     return _HEAD + b'{"content":%b},"finish_reason":null}]}\n\n' % msgspec.json.encode(delta)
 
 
+async def _health(_request: web.Request) -> web.Response:
+    return web.Response()
+
+
 async def forward(staff: Staff) -> None:
     """Serve until stdin ends."""
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # a peer first tries whether this speaks HTTP/2
     app = web.Application()
     app.router.add_post("/v1/chat/completions", Forwarder(await staff.start()).chat)
+    app.router.add_get("/health", _health)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

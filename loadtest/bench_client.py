@@ -39,6 +39,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     pid: int
     key: str
+    headers: dict[str, str] = {}
+    """Further ones of every request."""
     models: tuple[str, ...]
     """Connections take them in turn."""
     connections: int
@@ -99,7 +101,7 @@ def request(plan: Plan, model: str) -> bytes:
     """The bytes of one request."""
     message = {"role": "user", "content": prompt(plan)}
     body = json.dumps({"model": model, "stream": plan.kind != "whole", "messages": [message]})
-    return chat(plan.port, plan.key, body.encode())
+    return chat(plan.port, plan.key, body.encode(), plan.headers)
 
 
 class Connection(Wire):

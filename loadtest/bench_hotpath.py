@@ -1,6 +1,6 @@
 """What the service costs: CPU of its process for each request and each delta, memory for each stream, lateness.
 
-    python -m loadtest.bench hotpath [--quick] [--real] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
+    python -m loadtest.bench hotpath [--quick] [--real] [--peers] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
 
 The service is started as its command starts it, with a key, limits, scheduling, its log and its metrics. Its workers
 are fakes that one process speaks for (`loadtest.mill`); the client is another (`loadtest.bench_client`). Both are so
@@ -8,7 +8,8 @@ cheap that the service is what is measured. CPU time is the kernel's, of the mea
 run, on workers of the same kind, the same turns straight over stdio, the shortest forwarder on aiohttp, and the
 vendor's async client (`loadtest.bench_bare`), unless that is not installed. Rounds take turns, and medians count. The
 overload is an open one (`loadtest.open_loop`). With `--real` the service and stdio also run the packaged CLI on a
-stand-in model.
+stand-in model. With `--peers` other people's programs take part, installed from their registries (`loadtest.peers`),
+but for those that cannot be had here.
 
 Everything is on loopback, has an end, and takes away what it started. Linux only. The exit code is 1 if an answer was
 wrong or a delta was lost; what depends on the machine's speed is told, and decides nothing.
@@ -35,6 +36,7 @@ import uvloop
 from loadtest import subject
 from loadtest.bench_client import Plan, Report
 from loadtest.open_loop import OpenPlan, Stage
+from loadtest.peers import PEERS, MissingError, started
 from loadtest.promises import Row, told
 from loadtest.subject import Subject
 from pool.binary import resolve
@@ -48,7 +50,12 @@ SERVICES = {
 """The profiles of each; a thousand seats take two."""
 SERVICE = "service"
 OVERLOAD = "overload"
-RIVALS = {"forwarder": "aiohttp forwarder", "stdio": "straight over stdio", "sdk": "openai-codex"}
+RIVALS = {
+    "forwarder": "aiohttp forwarder",
+    "stdio": "straight over stdio",
+    "sdk": "openai-codex",
+    **{name: f"{peer.label} {peer.version}" for name, peer in PEERS.items()},
+}
 PACE_S = 0.05
 SPREAD_S = 2.0
 """How long a thousand streams take to open."""
@@ -137,7 +144,7 @@ def loads(effort: Effort) -> tuple[Load, ...]:
                 Figure("whole_rate", "non-stream requests", "/s", None, lambda report: report.answers / report.seconds),
             ),
             {"kind": "whole", "deltas": 20, **loop},
-            rivals={"forwarder": {}, "stdio": {}},
+            rivals={"forwarder": {}, "stdio": {}, **{name: {} for name in PEERS}},
         ),
         Load(
             "stream",
@@ -150,7 +157,12 @@ def loads(effort: Effort) -> tuple[Load, ...]:
                 ),
             ),
             {"kind": "stream", "deltas": 2000, **loop},
-            rivals={"forwarder": {}, "stdio": {}, "sdk": {"deltas": 100}},  # it reads everything before it tells
+            rivals={
+                "forwarder": {},
+                "stdio": {},
+                "sdk": {"deltas": 100},  # it reads everything before it tells
+                **{name: {"deltas": peer.stream_deltas} for name, peer in PEERS.items()},
+            },
         ),
         Load(
             "paced_256",
@@ -218,20 +230,23 @@ def loads(effort: Effort) -> tuple[Load, ...]:
 
 
 def present() -> tuple[str, ...]:
-    """The rivals that are installed; says which are not."""
+    """The rivals that are always there, and the vendor's client if it is installed; says so if it is not."""
     if find_spec("openai_codex") is not None:
-        return tuple(RIVALS)
+        return ("forwarder", "stdio", "sdk")
     print("the vendor's client is not installed (openai-codex, in the extra `dev`): skipped")
-    return tuple(name for name in RIVALS if name != "sdk")
+    return ("forwarder", "stdio")
 
 
 class Bench:
     """Everything that was started, and what it is asked to do."""
 
-    def __init__(self, effort: Effort, only: Collection[str], *, is_alone: bool, is_real: bool) -> None:
+    def __init__(
+        self, effort: Effort, only: Collection[str], peers: Collection[str], *, is_alone: bool, is_real: bool
+    ) -> None:
         self._effort = effort
         self._only = only
         self._is_real = is_real
+        self._peers = peers
         self._rivals = () if is_alone else present()
         self._stack = AsyncExitStack()
         self._directory = self._codex = Path()
@@ -255,6 +270,8 @@ class Bench:
             self._codex, _ = await stack.enter_async_context(subject.mill(directory))
             if self._is_real:
                 self._standin = await stack.enter_async_context(subject.standin())
+            for name in self._peers:
+                await self._invite(name)
             for number in range(self._effort.rounds):
                 for load in wanted:
                     if not number or not load.is_once:
@@ -265,6 +282,15 @@ class Bench:
         rows = [row for load in wanted for row in rows_of(load, reports)]
         return [*rows, *overload_rows(stages)] if stages else rows
 
+    async def _invite(self, name: str) -> None:
+        """Have a peer take part, if it can be had; says why if it cannot."""
+        try:
+            await self._start("small", name)
+        except MissingError as missing:
+            print(f"{RIVALS[name]} cannot be had, skipped: {missing}")
+        else:
+            self._rivals = (*self._rivals, name)
+
     async def _drive(self, load: Load, who: str) -> Report:
         """Run a load once, from a process of its own."""
         plan = {"port": 0, "pid": os.getpid(), "key": "", "models": tuple(SERVICES[load.service])}
@@ -274,7 +300,7 @@ class Bench:
         else:
             program = ["loadtest.bench_client"]
             target = await self._start(load.service, who)
-            plan |= {"port": target.port, "pid": target.pid, "key": target.key}
+            plan |= {"port": target.port, "pid": target.pid, "key": target.key, "headers": dict(target.headers)}
         return await subject.told(Report, *program, msgspec.json.encode(msgspec.convert(plan, Plan)).decode())
 
     def _staff(self, service: str) -> tuple[str, ...]:
@@ -289,6 +315,10 @@ class Bench:
         if name not in self._running:
             if who == "forwarder":
                 program = subject.forwarder(*self._staff(service))
+            elif who in PEERS:
+                floor = await self._start(service, "forwarder")
+                upstream, (model, *_) = f"http://127.0.0.1:{floor.port}", SERVICES[service]
+                program = started(who, self._directory / name, upstream=upstream, model=model)
             else:
                 workers = {"base_url": self._standin} if service == "real" else {"codex_bin": str(self._codex)}
                 profiles = {name: {**profile, **workers} for name, profile in SERVICES[service].items()}
@@ -321,7 +351,9 @@ def rows_of(load: Load, reports: Mapping[tuple[str, str], list[Report]]) -> list
             rows += [_row(load, figure, who, rounds) for figure in load.figures]
     rows += _over_sdk(reports) if load.name == "stream" else []
     rows += _over_stdio(load, reports) if load.service == "real" else []
-    everybodys = [report for (name, _), rounds in reports.items() if name == load.name for report in rounds]
+    everybodys = [
+        report for (name, who), rounds in reports.items() if name == load.name and who not in PEERS for report in rounds
+    ]
     wrong = sum(report.wrong + report.lost for report in everybodys)
     why = next((report.first_wrong for report in everybodys if report.first_wrong), "")
     how = f"all rounds of {load.name}" + (f": {why}" if why else "")
@@ -337,6 +369,8 @@ def _row(load: Load, figure: Figure, who: str, reports: list[Report]) -> Row:
         return Row(figure.name, figure.text, median, figure.unit, figure.goal, how, details=details)
     text = f"{figure.text}: {RIVALS[who]}"
     how = ", ".join([how, *(f"{name} {value}" for name, value in load.rivals[who].items())])
+    wrong = sum(report.wrong + report.lost for report in reports)
+    how += f"; {wrong} wrong answers and lost deltas: {next(r.first_wrong for r in reports)}" if wrong else ""
     return Row(f"{figure.name}.{who}", text, median, figure.unit, None, how, details=details)
 
 
@@ -404,7 +438,8 @@ def run(arguments: argparse.Namespace) -> int:
     effort = QUICK if arguments.quick else FULL
     if arguments.rounds is not None:
         effort = effort._replace(rounds=arguments.rounds)
-    bench = Bench(effort, arguments.only, is_alone=arguments.alone, is_real=arguments.real)
+    chosen = list(PEERS) if arguments.peers == [] else arguments.peers or ()
+    bench = Bench(effort, arguments.only, chosen, is_alone=arguments.alone, is_real=arguments.real)
 
     def measured() -> Iterator[list[Row]]:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -419,6 +454,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="everything once and briefly, in less than two minutes")
     parser.add_argument("--only", nargs="+", default=(), choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--real", action="store_true", help="measure on the packaged CLI too")
+    parser.add_argument(
+        "--peers", nargs="*", choices=PEERS, metavar="NAME", help=f"install and measure {', '.join(PEERS)}, or some"
+    )
     parser.add_argument("--alone", action="store_true", help="only the service, without what it is compared with")
     parser.add_argument("--rounds", type=int, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -6,11 +6,13 @@ import os
 import platform
 import time
 from collections.abc import Iterable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+
+PACKAGES = ("codex-completions", "aiohttp", "uvloop", "msgspec", "pydantic", "openai-codex", "openai-codex-cli-bin")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -87,5 +89,12 @@ def _environment() -> dict[str, object]:
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("codex-completions", "aiohttp", "uvloop", "msgspec")},
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

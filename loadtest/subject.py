@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -37,6 +38,8 @@ class Subject(NamedTuple):
     port: int
     pid: int
     key: str
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Further ones that it wants."""
 
 
 @asynccontextmanager
