@@ -24,7 +24,7 @@ lock: .venv/dev ## new lock files from pyproject.toml
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--extra cli --extra build pyproject.toml --output-file requirements/run.lock
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--extra cli --extra build --extra dev --extra loadtest --constraints requirements/run.lock \
+		--extra cli --extra build --extra dev --extra loadtest --constraints requirements/run.lock --fork-strategy fewest \
 		pyproject.toml --output-file requirements/dev.lock
 	printf 'litellm\nmcp\n' | .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate - --output-file requirements/litellm.lock

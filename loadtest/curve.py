@@ -9,9 +9,9 @@ sent, and the first moments of a rate are not counted. Workers are fakes that co
 than the machine can feed. An answer is `--delay` seconds of silence and `--deltas` deltas `--interval` seconds apart.
 
 The knee is the point with the greatest power, answers a second over the p90 of the time to the first token (Kleinrock):
-before it, more load costs little wait; after it, more load is mostly wait and refusals. A table is printed; FILE.png
-and FILE.json are written, the picture only if matplotlib is installed. Everything is on loopback, has an
-end, and takes away what it started.
+before it, more load costs little wait; after it, more load is mostly wait and refusals. Two more points are taken next
+to the best one. A table is printed; FILE.png and FILE.json are written, the picture only if matplotlib is installed.
+Everything is on loopback, has an end, and takes away what it started.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -110,6 +111,12 @@ def rates(seats: int, shape: Shape, count: int) -> list[float]:
     return [full * (first + (last - first) * number / max(1, count - 1)) for number in range(count)]
 
 
+def around(planned: Sequence[float], best: int) -> list[float]:
+    """The arrivals a second of two more points: halfway to the best one's neighbours, where the knee may hide."""
+    near = planned[max(0, best - 1) : best + 2]
+    return [(left + right) / 2 for left, right in itertools.pairwise(near)]
+
+
 async def measure(arguments: argparse.Namespace) -> list[Curve]:
     """A curve for each number of seats, one after the other.
 
@@ -148,18 +155,24 @@ async def _points(
         interval_s=shape.interval_s,
     )
     await subject.told(list[Stage], "loadtest.open_loop", msgspec.json.encode(plan).decode())
-    points = []
-    for rate in rates(seats, shape, arguments.points):
-        warm = (rate, shape.turn_s + 1.0)
-        plan = msgspec.structs.replace(plan, stages=(warm, (rate, arguments.seconds)), seed=plan.seed + 1)
-        before = cpu_s(target.pid)
-        stages = await subject.told(list[Stage], "loadtest.open_loop", msgspec.json.encode(plan).decode())
-        cores = (cpu_s(target.pid) - before) / sum(stage.seconds for stage in stages)
-        for stage in stages:
-            if stage.wrong:
-                raise RuntimeError(f"{stage.wrong} wrong answers at {rate:.1f}/s: {stage.first_wrong}")
-        points.append(point(stages[-1], cores))
-    return tuple(points)
+    planned = rates(seats, shape, arguments.points)
+    points = [await _point(target, plan, rate, arguments.seconds) for rate in planned]
+    best = max(range(len(points)), key=lambda number: points[number].power)
+    points += [await _point(target, plan, rate, arguments.seconds) for rate in around(planned, best)]
+    return tuple(sorted(points, key=lambda point: point.rate))
+
+
+async def _point(target: subject.Subject, plan: OpenPlan, rate: float, seconds: float) -> Point:
+    """What comes of one rate, when it has been asked for as long as `plan` warmed up."""
+    ((_, warm_s),) = plan.stages
+    plan = msgspec.structs.replace(plan, stages=((rate, warm_s), (rate, seconds)), seed=round(rate * 1000))
+    before = cpu_s(target.pid)
+    stages = await subject.told(list[Stage], "loadtest.open_loop", msgspec.json.encode(plan).decode())
+    cores = (cpu_s(target.pid) - before) / sum(stage.seconds for stage in stages)
+    for stage in stages:
+        if stage.wrong:
+            raise RuntimeError(f"{stage.wrong} wrong answers at {rate:.1f}/s: {stage.first_wrong}")
+    return point(stages[-1], cores)
 
 
 # --- what is shown -----------------------------------------------------------------------------------------------
@@ -225,7 +238,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         arguments.out.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(curves)) + b"\n")
         if importlib.util.find_spec("matplotlib") is None:
-            print("no picture: matplotlib is not installed (pip install matplotlib)")
+            print("no picture: matplotlib is not installed (it is in the extra `loadtest`)")
         else:
             workers = "the packaged CLI on a stand-in model" if arguments.real else "fake workers"
             shape = f"{arguments.delay:g} s and {arguments.deltas} deltas {arguments.interval * 1e3:g} ms apart"

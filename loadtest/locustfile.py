@@ -5,8 +5,8 @@
 
 In locust's statistics and its report: `answer`, exactly what was asked for, or a failure; `refused`, by status and
 code; `left`, by our own choice; and under `token` the time to the first token and the longest gap of each stream, both
-in ms, and tokens a second in the place of a time. Of tenants that do not count the type has their name. For your own
-machines only.
+in ms, and tokens a second in the place of a time. Of tenants that do not count the type has their name. Totals and
+charts are of answers alone, of tenants that count. For your own machines only.
 """
 
 from __future__ import annotations
@@ -148,14 +148,17 @@ class Client(User):
         self._tell("left", name)
 
     def _tell(self, kind: str, name: str, value: float | None = None, exception: Exception | None = None) -> None:
-        self.environment.events.request.fire(
-            request_type=kind if self.tenant.counts else f"{self.tenant.name}: {kind}",
-            name=name,
-            response_time=(time.perf_counter() - self._began_at) * 1e3 if value is None else value,
-            response_length=0,
-            exception=exception,
-            context={},
-        )
+        if value is None:
+            value = (time.perf_counter() - self._began_at) * 1e3
+        if kind == "answer" and self.tenant.counts:
+            self.environment.events.request.fire(
+                request_type=kind, name=name, response_time=value, response_length=0, exception=exception, context={}
+            )
+            return
+        entry = self.environment.stats.get(name, kind if self.tenant.counts else f"{self.tenant.name}: {kind}")
+        entry.log(value, 0)
+        if exception is not None:
+            entry.log_error(exception)
 
 
 def _is_delta(line: bytes) -> bool:
