@@ -23,6 +23,8 @@ from pool.stimuli import (
     Booted,
     Broken,
     Cleared,
+    Command,
+    Commanded,
     Condemned,
     Doubted,
     Effect,
@@ -44,6 +46,7 @@ from pool.stimuli import (
     Suspected,
     Ticked,
 )
+from pool.story import Line
 from pool.worker import LaunchSpec, Worker, WorkerEvents
 from pool.worker_state import IN_SERVICE, WorkerId
 
@@ -213,6 +216,27 @@ class Pool:
         worker = self._workers.get(lease.worker)
         if worker is not None:
             worker.interrupt(lease.id)
+
+    # --- operators -------------------------------------------------------------------------------------------
+
+    def command(self, worker: WorkerId, command: Command) -> str | None:
+        """Do this to the worker, or say why not.
+
+        Raises:
+            KeyError: there is no such worker (any more).
+        """
+        objection = self._state.objection(worker, command)
+        if objection is None:
+            self._inbox.put(Commanded(worker, command))
+        return objection
+
+    def story(self, worker: WorkerId) -> tuple[Line, ...]:
+        """What happened to this worker, oldest first; the last that are gone are remembered, () of any other."""
+        return self._state.story(worker)
+
+    def buried(self) -> tuple[WorkerId, ...]:
+        """The last workers that are gone, and have a story; the latest first."""
+        return self._state.buried()
 
     # --- facts -----------------------------------------------------------------------------------------------
 

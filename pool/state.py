@@ -10,6 +10,7 @@ successor; it stays until it is empty, and until the successor serves if nothing
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from itertools import count
 from typing import assert_never
@@ -25,6 +26,8 @@ from pool.stimuli import (
     Booted,
     Broken,
     Cleared,
+    Command,
+    Commanded,
     Condemned,
     Doubted,
     Effect,
@@ -46,6 +49,7 @@ from pool.stimuli import (
     Suspected,
     Ticked,
 )
+from pool.story import Line
 from pool.worker_state import IN_SERVICE, TRANSITIONS, Verdict, WorkerId, WorkerState
 
 SPAWN_CONCURRENCY = 2
@@ -58,7 +62,22 @@ MAX_PAUSE_S = 2.0
 AGE_SPREAD = 0.1
 TURNS_SPREAD = 0.1
 
+BURIED = 64
+"""Workers whose stories are kept when they are gone."""
+
 _S = WorkerState
+_COMMANDABLE: dict[Command, frozenset[WorkerState]] = {
+    Command.QUARANTINE: frozenset({_S.PROBATION, _S.READY, _S.SUSPECT}),
+    Command.RETIRE: frozenset({_S.SPARE, _S.PROBATION, _S.READY}),
+    Command.RESTART: frozenset(WorkerState) - {_S.STOPPING, _S.DEAD},
+}
+"""Of which workers an operator may want what."""
+COMMANDED: dict[Command, str] = {
+    Command.QUARANTINE: "an operator quarantined it",
+    Command.RETIRE: "an operator retired it",
+    Command.RESTART: "an operator restarted it",
+}
+"""Their reason to go."""
 _USE = (_S.BACKOFF, _S.STARTING, _S.SPARE, _S.PROBATION, _S.READY)
 """Who fills a place, the most dispensable first."""
 _GONE = frozenset({_S.STOPPING, _S.DEAD})
@@ -73,6 +92,7 @@ class PoolState:
         self._epochs: dict[tuple[str, int], int] = {}
         self._leases: dict[int, WorkerRecord] = {}
         self._next_lease = 1
+        self._buried: deque[tuple[WorkerId, tuple[Line, ...]]] = deque(maxlen=BURIED)
         self._starting = 0
         self._is_running = False
         self._ticked_at: float | None = None
@@ -131,10 +151,31 @@ class PoolState:
         """No worker is left."""
         return not any(pool.workers for pool in self._pools.values())
 
-    def story(self, worker: WorkerId) -> str:
-        """What happened to this worker; "" when it is not known any more."""
+    def story(self, worker: WorkerId) -> tuple[Line, ...]:
+        """What happened to this worker, and to one that is gone, as far as it is remembered; oldest first."""
         record = self._find(worker)
-        return str(record.story) if record is not None else ""
+        if record is not None:
+            return record.story.lines()
+        return next((lines for each, lines in self._buried if each == worker), ())
+
+    def buried(self) -> tuple[WorkerId, ...]:
+        """Workers that are gone, and have a story; the last of them first."""
+        return tuple(worker for worker, _ in reversed(self._buried))
+
+    def objection(self, worker: WorkerId, command: Command) -> str | None:
+        """Why an operator cannot have this of the worker; None: `Commanded` does it.
+
+        Raises:
+            KeyError: there is no such worker (any more).
+        """
+        record = self._find(worker)
+        if record is None:
+            raise KeyError(worker)
+        if record.state not in _COMMANDABLE[command]:
+            return f"it is {record.state}"
+        return (
+            f"it is to be replaced already: {record.outworn}" if command is Command.RETIRE and record.outworn else None
+        )
 
     # --- decisions -------------------------------------------------------------------------------------------
 
@@ -222,7 +263,17 @@ class PoolState:
     def _on_worker(
         self,
         worker: WorkerRecord,
-        stimulus: Booted | Proved | Struck | Suspected | Cleared | Condemned | Overloaded | Measured | Broken | Exited,
+        stimulus: Booted
+        | Proved
+        | Struck
+        | Suspected
+        | Cleared
+        | Condemned
+        | Commanded
+        | Overloaded
+        | Measured
+        | Broken
+        | Exited,
         now: float,
     ) -> None:
         pool = self._pools[worker.id.profile]
@@ -239,6 +290,8 @@ class PoolState:
                 self._on_cleared(pool, worker, now)
             case Condemned(_, verdict, reason):
                 self._on_condemned(pool, worker, verdict, reason, now)
+            case Commanded(_, command):
+                self._on_commanded(pool, worker, command, now)
             case Overloaded():
                 self._on_overloaded(pool, worker, now)
             case Measured(_, rss_bytes):
@@ -310,6 +363,25 @@ class PoolState:
             worker.verdict = (verdict, reason)
             self._execute(pool, worker, now)
 
+    def _on_commanded(self, pool: PoolRecord, worker: WorkerRecord, command: Command, now: float) -> None:
+        """No guard holds an operator back: who commands knows more than we do."""
+        reason = COMMANDED[command]
+        if worker.state not in _COMMANDABLE[command]:
+            return
+        if command is Command.QUARANTINE:
+            worker.verdict = None
+            worker.is_condemned = True
+            self._move(pool, worker, _S.QUARANTINED, reason, now)
+            self._expel(pool, worker, reason, now)
+        elif command is Command.RETIRE and worker.state is not _S.SPARE:
+            worker.outworn = worker.outworn or reason
+            self._relieve(pool, now)
+        elif worker.state is _S.BACKOFF:
+            worker.boot_at = now
+            worker.story.tell(now, reason)
+        else:
+            self._stop(pool, worker, reason, now)
+
     def _on_overloaded(self, pool: PoolRecord, worker: WorkerRecord, now: float) -> None:
         if worker.state not in IN_SERVICE or worker.is_paused:
             return
@@ -353,6 +425,7 @@ class PoolState:
         if worker.has_failed:
             pool.last_failure = reason  # at first it was only known that it ended
         del pool.workers[worker.id]
+        self._buried.append((worker.id, worker.story.lines()))
         if pool.is_removed and not pool.workers:
             del self._pools[pool.profile.name]
 
@@ -517,12 +590,16 @@ class PoolState:
         if verdict is Verdict.HUNG:
             self._stop(pool, worker, reason, now, is_fault=True, is_hung=True)
             return
-        worker.leaves_because = reason
-        worker.deadline_at = now + pool.profile.retire.quarantine_s
         pool.last_failure = reason
         if not worker.has_proved:
             pool.breaker.failed(now)
-        self._replace(pool, worker, now, failures=self._failures(worker, now))
+        self._expel(pool, worker, reason, now, failures=self._failures(worker, now))
+
+    def _expel(self, pool: PoolRecord, worker: WorkerRecord, reason: str, now: float, *, failures: int = 0) -> None:
+        """One that is in quarantine now goes when its turns have ended, or its time is over; a successor boots."""
+        worker.leaves_because = reason
+        worker.deadline_at = now + pool.profile.retire.quarantine_s
+        self._replace(pool, worker, now, failures=failures)
         self._effects.append(Doubted(worker.id))
         self._stop_if_spent(pool, worker, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 from pool.profile import Profile
@@ -60,6 +61,24 @@ class Condemned(NamedTuple):
     worker: WorkerId
     verdict: Verdict
     reason: str
+
+
+class Command(StrEnum):
+    """What an operator may want of a worker."""
+
+    QUARANTINE = "quarantine"
+    """No new turns; a successor at once; its turns end, or begin anew elsewhere."""
+    RETIRE = "retire"
+    """A successor first; then no new turns, and its turns end."""
+    RESTART = "restart"
+    """Now, whatever runs on it; one that waits for its boot waits no longer."""
+
+
+class Commanded(NamedTuple):
+    """An operator wants this, and `objection` had none."""
+
+    worker: WorkerId
+    command: Command
 
 
 class Overloaded(NamedTuple):
@@ -124,6 +143,7 @@ Stimulus = (
     | Suspected
     | Cleared
     | Condemned
+    | Commanded
     | Overloaded
     | Released
     | InterruptIgnored

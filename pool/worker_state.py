@@ -33,31 +33,48 @@ class WorkerState(StrEnum):
 
 
 _S = WorkerState
-_ENDED = "it exited, closed its stdout, or the service stops"
+_COMMANDED = ", or an operator's command"
+_RESTARTED = ", or an operator restarts it"
+_ENDED = f"it exited, closed its stdout, the service stops{_RESTARTED}"
 
 TRANSITIONS: dict[tuple[WorkerState, WorkerState], str] = {
     (_S.BACKOFF, _S.STARTING): "its wait is over and a boot is free",
     (_S.BACKOFF, _S.DEAD): "it is not needed any more, or the service stops",
     (_S.STARTING, _S.PROBATION): "it answered initialize, and its version will do",
     (_S.STARTING, _S.SPARE): "likewise, and enough others serve",
-    (_S.STARTING, _S.STOPPING): "the boot failed, it is not needed any more, or the service stops",
+    (_S.STARTING, _S.STOPPING): f"the boot failed, it is not needed any more, the service stops{_RESTARTED}",
     (_S.SPARE, _S.PROBATION): "a worker in service has left it",
-    (_S.SPARE, _S.STOPPING): "it is silent, too old or too large, its profile changed, or it ended",
+    (_S.SPARE, _S.STOPPING): f"it is silent, too old or too large, its profile changed, it ended{_COMMANDED}",
     (_S.PROBATION, _S.READY): "a turn on it has begun to answer, or its probation passed without a fault",
     (_S.PROBATION, _S.SUSPECT): "it answers no probe",
-    (_S.PROBATION, _S.QUARANTINED): "a turn could not begin on it or failed by its fault, or it talks nonsense",
+    (
+        _S.PROBATION,
+        _S.QUARANTINED,
+    ): f"a turn could not begin on it or failed by its fault, it talks nonsense{_COMMANDED}",
     (_S.PROBATION, _S.RETIRING): "a successor serves",
     (_S.PROBATION, _S.STOPPING): _ENDED,
     (_S.READY, _S.SUSPECT): "it answers no probe, or reads nothing",
-    (_S.READY, _S.QUARANTINED): "a verdict: turns cannot begin on it, its turns fail, or it talks nonsense",
-    (_S.READY, _S.RETIRING): "a successor serves, and it is too old, too large, of an old profile or has a stuck turn",
+    (
+        _S.READY,
+        _S.QUARANTINED,
+    ): f"a verdict: turns cannot begin on it, its turns fail, or it talks nonsense{_COMMANDED}",
+    (
+        _S.READY,
+        _S.RETIRING,
+    ): f"a successor serves, and it is too old, too large, outdated or has a stuck turn{_COMMANDED}",
     (_S.READY, _S.STOPPING): _ENDED,
     (_S.SUSPECT, _S.READY): "it answered two probes in a row",
     (_S.SUSPECT, _S.PROBATION): "likewise, and it had not proved itself",
-    (_S.SUSPECT, _S.QUARANTINED): "a verdict: it has hung, or as above",
+    (_S.SUSPECT, _S.QUARANTINED): f"a verdict: it has hung, or as above{_COMMANDED}",
     (_S.SUSPECT, _S.STOPPING): _ENDED,
-    (_S.QUARANTINED, _S.STOPPING): "nothing moves on it any more, its time is over, or it has hung",
-    (_S.RETIRING, _S.STOPPING): "its last turn that still moves has ended, its time is over, or it has hung",
+    (
+        _S.QUARANTINED,
+        _S.STOPPING,
+    ): "nothing moves on it any more, its time is over, it has hung, or an operator restarts it",
+    (
+        _S.RETIRING,
+        _S.STOPPING,
+    ): "its last turn that still moves has ended, its time is over, it has hung, or an operator restarts it",
     (_S.STOPPING, _S.DEAD): "the process is gone and its home is removed",
 }
 """Each legal move and what causes it; printed into docs/architecture.md, where a test keeps it fresh."""

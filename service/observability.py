@@ -23,6 +23,7 @@ from pool.events import TurnEnd
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
 from pool.roster import ProfileSnapshot
+from pool.state import COMMANDED
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId, WorkerState
 from scheduler.model import (
@@ -77,10 +78,11 @@ _REASONS = {
     "its place is not needed any more": "not_needed",
     "it is not needed any more": "not_needed",
     "the service is stopping": "stopping",
+    **dict.fromkeys(COMMANDED.values(), "operator"),
 }
 """The reasons of workers' moves that are worth counting apart; all others are `other`."""
 
-_PLANNED = frozenset({"profile_changed", "turns", "age", "memory", "not_needed", "stopping"})
+_PLANNED = frozenset({"profile_changed", "turns", "age", "memory", "not_needed", "stopping", "operator"})
 """Of these, the reasons for which a worker that is well goes."""
 
 _OUTCOME_LABELS: dict[type[Outcome], str] = {

@@ -10,12 +10,14 @@ from pool.breaker import FAILURES, PANIC_S, TRIAL_S
 from pool.errors import IllegalTransition
 from pool.profile import RetireLimits
 from pool.roster import Outlook, ProfileSnapshot
-from pool.state import MAX_PAUSE_S, PAUSE_S, PROBATION_SEATS, SPAWN_CONCURRENCY, PoolState
+from pool.state import BURIED, COMMANDED, MAX_PAUSE_S, PAUSE_S, PROBATION_SEATS, SPAWN_CONCURRENCY, PoolState
 from pool.stimuli import (
     Boot,
     Booted,
     Broken,
     Cleared,
+    Command,
+    Commanded,
     Condemned,
     Doubted,
     Effect,
@@ -854,8 +856,126 @@ def test_a_move_that_is_not_in_the_table_is_our_bug_and_tells_the_story() -> Non
 def test_a_worker_has_a_story_while_it_lives() -> None:
     world = World()
     lease = world.lease()
-    story = world.core.story(lease.worker).splitlines()
-    assert story[0] == "1000.000 boots in 0.000 s"
-    assert story[-2:] == ["1000.000 ready: its probation passed without a fault", f"1000.000 lease {lease.id}"]
+    story = [line.what for line in world.core.story(lease.worker)]
+    assert story[0] == "boots in 0.000 s"
+    assert story[-2:] == ["ready: its probation passed without a fault", f"lease {lease.id}"]
     world.tell(Exited(lease.worker, "gone"))
-    assert world.core.story(lease.worker) == ""
+    assert world.core.story(lease.worker)[-1].what == "dead: gone"
+    assert world.core.buried() == (lease.worker,)
+
+
+def test_only_the_last_workers_that_are_gone_are_remembered() -> None:
+    world = World()
+    first = one(world.of(_S.READY))
+    for _ in range(BURIED + 1):
+        world.tell(Commanded(one(world.of(_S.READY)), Command.RESTART))
+        world.bury()
+        world.boot_all()
+    assert len(world.core.buried()) == BURIED
+    assert world.core.story(first) == ()
+
+
+# --- operators -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_in_quarantine_by_command_has_a_successor_at_once_and_its_turns_end() -> None:
+    world = World(2)
+    lease = world.lease()
+    assert world.core.objection(lease.worker, Command.QUARANTINE) is None
+    effects = world.tell(Commanded(lease.worker, Command.QUARANTINE))
+    assert Doubted(lease.worker) in effects
+    assert len(boots(effects)) == 1
+    assert world.states[lease.worker] is _S.QUARANTINED
+    assert world.stops == []
+    world.tell(Released(lease))
+    assert one(world.of(_S.STOPPING)) == lease.worker
+    assert world.row.last_failure is None, "nothing has failed"
+
+
+def test_no_guard_holds_an_operator_back() -> None:
+    world = World(3)
+    leases = [world.lease() for _ in range(3)]
+    for lease in leases:
+        world.tell(Commanded(lease.worker, Command.QUARANTINE))
+    assert len(world.of(_S.QUARANTINED)) == 3
+    assert not world.row.is_broken
+    assert not world.row.is_panicking
+
+
+def test_a_worker_that_is_retired_by_command_serves_until_its_successor_does() -> None:
+    world = World(1)
+    lease = world.lease()
+    (successor,) = boots(world.tell(Commanded(lease.worker, Command.RETIRE)))
+    assert world.states[lease.worker] is _S.READY
+    world.tell(Booted(successor))
+    world.tell(Proved(successor))
+    assert world.states[lease.worker] is _S.RETIRING
+    world.tell(Released(lease))
+    assert world.stops[-1] == Stop(lease.worker, COMMANDED[Command.RETIRE])
+
+
+def test_a_worker_is_restarted_by_command_whatever_runs_on_it() -> None:
+    world = World(1)
+    lease = world.lease()
+    effects = world.tell(Commanded(lease.worker, Command.RESTART))
+    assert world.stops == [Stop(lease.worker, COMMANDED[Command.RESTART])]
+    assert boots(effects) == [WorkerId("main", 0, 2)]
+    assert world.tell(Released(lease)) == ()
+
+
+def test_a_worker_that_waits_for_its_boot_need_not_wait_when_it_is_told_to_restart() -> None:
+    world = World(1, jitter=0.5)
+    worker = one(world.of(_S.READY))
+    for _ in range(4):
+        world.tell(Broken(worker, "it exited with code 1"))
+        world.bury()
+        waiting = WorkerId("main", 0, worker.epoch + 1)
+        if not world.of(_S.STARTING):
+            break
+        worker = one(world.of(_S.STARTING))
+    assert not world.of(_S.STARTING, _S.READY)
+    assert boots(world.tell(Commanded(waiting, Command.RESTART))) == [waiting]
+
+
+def test_a_spare_that_is_retired_by_command_goes_and_another_boots() -> None:
+    world = World(1, spares=1)
+    spare = one(world.of(_S.SPARE))
+    assert len(boots(world.tell(Commanded(spare, Command.RETIRE)))) == 1
+    assert one(world.of(_S.STOPPING)) == spare
+
+
+@pytest.mark.parametrize(
+    ("state", "refused"),
+    [
+        (_S.BACKOFF, {Command.QUARANTINE, Command.RETIRE}),
+        (_S.STARTING, {Command.QUARANTINE, Command.RETIRE}),
+        (_S.SPARE, {Command.QUARANTINE}),
+        (_S.PROBATION, set()),
+        (_S.READY, set()),
+        (_S.SUSPECT, {Command.RETIRE}),
+        (_S.QUARANTINED, {Command.QUARANTINE, Command.RETIRE}),
+        (_S.RETIRING, {Command.QUARANTINE, Command.RETIRE}),
+        (_S.STOPPING, set(Command)),
+    ],
+)
+def test_what_a_worker_cannot_be_told_changes_nothing_and_the_objection_says_so(
+    state: WorkerState, refused: set[Command]
+) -> None:
+    world = World(1)
+    worker = one(world.of(_S.READY))
+    record = world.core._pools["main"].workers[worker]
+    record.state, record.boot_at = state, NOW + 1.0
+    objections = {command: world.core.objection(worker, command) for command in Command}
+    assert objections == {command: f"it is {state}" if command in refused else None for command in Command}
+    for command in refused:
+        assert world.core.handle(Commanded(worker, command), NOW) == ()
+
+
+def test_a_worker_that_is_to_be_replaced_cannot_be_retired_again() -> None:
+    world = World(1)
+    worker = one(world.of(_S.READY))
+    world.tell(Commanded(worker, Command.RETIRE))
+    objection = world.core.objection(worker, Command.RETIRE)
+    assert objection == "it is to be replaced already: an operator retired it"
+    with pytest.raises(KeyError):
+        world.core.objection(WorkerId("main", 0, 77), Command.RETIRE)

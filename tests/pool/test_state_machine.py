@@ -22,6 +22,8 @@ from pool.stimuli import (
     Booted,
     Broken,
     Cleared,
+    Command,
+    Commanded,
     Condemned,
     Doubted,
     Exited,
@@ -75,6 +77,7 @@ class Process:
     left_at: float = 0.0
     """Since when it takes no more turns."""
     is_judged: bool = False
+    is_ordered: bool = False
     """A verdict on it may wait for its turn, or for the end of a panic."""
 
 
@@ -151,7 +154,12 @@ class PoolMachine(RuleBasedStateMachine):
         process.is_doomed = True
         moving = set(process.leases) - process.stuck
         match self.is_told:
-            case Broken(worker, _) | Exited(worker, _) | Condemned(worker, Verdict.HUNG, _):
+            case (
+                Broken(worker, _)
+                | Exited(worker, _)
+                | Condemned(worker, Verdict.HUNG, _)
+                | Commanded(worker, Command.RESTART)
+            ):
                 is_fair = worker == process.id
             case Stopped():
                 is_fair = True
@@ -177,6 +185,7 @@ class PoolMachine(RuleBasedStateMachine):
             Overloaded(process.id),
             Measured(process.id, 10**9),
             Broken(process.id, "late"),
+            *(Commanded(process.id, command) for command in Command),
         ]
 
     def of(self, *states: WorkerState, profile: str | None = None) -> list[Process]:
@@ -299,6 +308,16 @@ class PoolMachine(RuleBasedStateMachine):
         process.is_judged = True
         self.tell(Condemned(process.id, verdict, "it is condemned"))
 
+    @precondition(lambda self: self.world)
+    @rule(pick=picks, command=st.sampled_from(list(Command)), rarely=st.integers(0, 3))
+    def an_operator_commands(self, pick: int, command: Command, rarely: int) -> None:
+        process = list(self.world.values())[pick % len(self.world)]
+        if rarely == 1 and self.core.objection(process.id, command) is None:
+            process.is_ordered = process.is_judged = True
+            self.tell(Commanded(process.id, command))
+            assert process.is_doomed or command is not Command.RESTART
+            assert process.is_doomed or process.state is WorkerState.QUARANTINED or command is not Command.QUARANTINE
+
     @precondition(lambda self: self.of(*IN_SERVICE))
     @rule(pick=picks)
     def is_struck(self, pick: int) -> None:
@@ -401,7 +420,7 @@ class PoolMachine(RuleBasedStateMachine):
             row = next((row for row in self.core.snapshot(self.now) if row.profile == profile.name), None)
             if row is not None and row.is_broken and len(boots) > FAILURES:
                 assert len(self.of(WorkerState.STARTING, profile=profile.name)) <= SPAWN_CONCURRENCY
-            condemned = self.of(WorkerState.QUARANTINED, profile=profile.name)
+            condemned = [p for p in self.of(WorkerState.QUARANTINED, profile=profile.name) if not p.is_ordered]
             assert len(condemned) <= max(1, int(profile.eject_max * 4))
 
     @invariant()
