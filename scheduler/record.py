@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from pool.events import TurnEnd
+from pool.events import Fault, TurnEnd
 from pool.stimuli import Lease
+from pool.story import Line
 from pool.worker_state import WorkerId
 from scheduler.backlog import Place
-from scheduler.model import Job, Priority
+from scheduler.model import Ended, Job, Outcome, Priority
 from scheduler.profile_queue import ProfileQueue
 
 
@@ -44,6 +45,10 @@ class Suspect(msgspec.Struct, eq=False):
     beside: set[int]
 
 
+Facts = tuple[tuple[float, TicketState | WorkerId | Outcome], ...]
+"""What happened to a ticket, and when: its states, whose seats it had, its outcome."""
+
+
 class AttemptRecord(msgspec.Struct, eq=False):
     """A turn that holds a seat."""
 
@@ -74,13 +79,76 @@ class TicketRecord(msgspec.Struct, eq=False):
     avoids_until: float = 0.0
     rests_until: float = 0.0
     marks: int = 0
-    moves: tuple[tuple[float, TicketState], ...] = ()
-    """At most two for each attempt, and its end."""
+    facts: Facts = ()
+    """At most three for each attempt, and its end."""
 
     @property
     def story(self) -> str:
         """What happened to it, line by line."""
-        return "\n".join(f"{at:.3f} {what}" for at, what in ((self.submitted_at, "submitted"), *self.moves))
+        return "\n".join(f"{at:.3f} {what}" for at, what in story_lines(self.submitted_at, self.facts))
+
+
+class Epitaph(NamedTuple):
+    """What is kept of a ticket that is over: nothing of what was said."""
+
+    id: str
+    profile: str
+    tenant: str
+    submitted_at: float
+    facts: Facts
+
+
+class TicketStory(NamedTuple):
+    """What happened to one ticket, oldest first; `state` is `over` once nothing of it is left."""
+
+    id: str
+    profile: str
+    tenant: str
+    state: TicketState
+    lines: tuple[Line, ...]
+
+
+def story_lines(submitted_at: float, facts: Facts) -> tuple[Line, ...]:
+    """The facts in words."""
+    return (Line(submitted_at, "submitted"), *(Line(at, _in_words(fact)) for at, fact in facts))
+
+
+def _in_words(fact: TicketState | WorkerId | Outcome) -> str:
+    match fact:
+        case TicketState():
+            return str(fact)
+        case WorkerId():
+            return f"a seat on {fact}"
+        case Ended(TurnEnd(fault=None, finish=finish)):
+            return f"ended: {finish}"
+        case Ended(TurnEnd(fault=Fault(kind=kind))):
+            return f"failed: {kind}"
+        case _:
+            return f"given up: {type(fact).__name__.lower()}"
+
+
+class TicketRow(NamedTuple):
+    """An open ticket in numbers; `worker` is whose seat its turn has."""
+
+    id: str
+    profile: str
+    tenant: str
+    priority: Priority
+    state: TicketState
+    age_s: float
+    attempts: int
+    worker: WorkerId | None
+
+
+class TenantRow(NamedTuple):
+    """What one tenant has in one profile and class."""
+
+    profile: str
+    tenant: str
+    priority: Priority
+    waiting: int
+    running: int
+    oldest_wait_s: float
 
 
 class QueueSnapshot(NamedTuple):

@@ -16,7 +16,7 @@ from pool.worker_state import WorkerId
 from scheduler.effect import Closed, Effect, Forget, Interrupt, Limited, Look, Return, Settle, Start
 from scheduler.model import Job, Outcome, QueuePolicy
 from scheduler.observer import SchedulerObserver
-from scheduler.record import QueueSnapshot
+from scheduler.record import QueueSnapshot, TenantRow, TicketRow, TicketStory
 from scheduler.state import SchedulerState
 from scheduler.stimulus import (
     BufferFilled,
@@ -85,6 +85,7 @@ class Scheduler:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._seen_at = float("-inf")
+        self._is_paused = False
         self._idle = asyncio.Event()
         self._idle.set()
         self.on_queue_closed: Callable[[str], None] = lambda _profile: None
@@ -144,9 +145,25 @@ class Scheduler:
         """Go by these rules from now on. The queue of a profile that is not among them takes nothing more."""
         self._apply(Reconfigured(policies, max_held))
 
+    @property
+    def is_paused(self) -> bool:
+        """No new job is taken, until `resume`."""
+        return self._is_paused
+
     def drain(self) -> None:
-        """Take no new job from now on; what waits and what runs goes on."""
+        """Take no new job from now on, for good; what waits and what runs goes on."""
         self._state.is_draining = True
+        self._is_paused = False
+
+    def pause(self) -> None:
+        """Take no new job until `resume`; what waits and what runs goes on."""
+        if not self._state.is_draining:
+            self._state.is_draining = self._is_paused = True
+
+    def resume(self) -> None:
+        """Take new jobs again after a `pause`."""
+        if self._is_paused:
+            self._state.is_draining = self._is_paused = False
 
     def cut_off(self) -> None:
         """Settle everything that still waits or runs."""
@@ -161,6 +178,18 @@ class Scheduler:
         now = self._loop.time()
         self._see(now)
         return self._state.snapshot(now)
+
+    def tickets(self, limit: int) -> list[TicketRow]:
+        """The oldest open ones, so many at most."""
+        return self._state.tickets(limit, self._loop.time())
+
+    def tenants(self) -> list[TenantRow]:
+        """Who waits and runs, in each profile and class."""
+        return self._state.tenants(self._loop.time())
+
+    def story(self, job: str) -> TicketStory | None:
+        """What happened to the ticket of this job; of the last that are over, too."""
+        return self._state.story(job)
 
     # --- what tickets tell -----------------------------------------------------------------------------------
 

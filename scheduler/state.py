@@ -7,7 +7,9 @@ otherwise nobody's.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import assert_never
 
 from pool.errors import IllegalTransition
@@ -31,6 +33,7 @@ from scheduler.model import (
     Overdue,
     Overrun,
     Penalized,
+    Priority,
     QueueFull,
     QueuePolicy,
     Rejected,
@@ -39,7 +42,19 @@ from scheduler.model import (
 )
 from scheduler.penalty import PenaltyBox, fingerprint
 from scheduler.profile_queue import ProfileQueue
-from scheduler.record import TRANSITIONS, AttemptRecord, QueueSnapshot, Suspect, TicketRecord, TicketState
+from scheduler.record import (
+    TRANSITIONS,
+    AttemptRecord,
+    Epitaph,
+    QueueSnapshot,
+    Suspect,
+    TenantRow,
+    TicketRecord,
+    TicketRow,
+    TicketState,
+    TicketStory,
+    story_lines,
+)
 from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,
@@ -62,6 +77,8 @@ KEPT_FOR_WORKERS = 0.5
 """Of the reserve of retries: while a provider is down, turns that are lost with their workers are still run again."""
 MARKS = 2
 """Crashes after which it is the request and not the worker, if no other turn can have been the cause of the last."""
+REMEMBERED = 256
+"""Tickets whose stories are kept when they are over."""
 NEVER = float("inf")
 NOT_READY_S = 1.0
 """When to ask again for a profile that is being removed."""
@@ -86,6 +103,7 @@ class SchedulerState:
         self._leases: dict[int, tuple[TicketRecord, int]] = {}
         self._suspects: dict[int, Suspect] = {}
         """By their leases, the turns of tickets that have crashed a worker once."""
+        self._over: deque[Epitaph] = deque(maxlen=REMEMBERED)
         self._alarms = Alarms()
         self._penalties = PenaltyBox()
         self._key = key
@@ -169,10 +187,35 @@ class SchedulerState:
         """Every queue in numbers."""
         return [self._row(queue, now) for queue in self._queues.values()]
 
-    def story(self, ticket: int) -> str:
-        """What happened to this ticket; "" once it is over."""
-        record = self._tickets.get(ticket)
-        return record.story if record is not None else ""
+    def story(self, job: str) -> TicketStory | None:
+        """What happened to the ticket of this job, also if it is one of the last that are over."""
+        for ticket in self._tickets.values():
+            if ticket.job.id == job:
+                lines = story_lines(ticket.submitted_at, ticket.facts)
+                return TicketStory(job, ticket.job.profile, ticket.job.tenant, ticket.state, lines)
+        for over in reversed(self._over):
+            if over.id == job:
+                lines = story_lines(over.submitted_at, over.facts)
+                return TicketStory(job, over.profile, over.tenant, TicketState.OVER, lines)
+        return None
+
+    def tickets(self, limit: int, now: float) -> list[TicketRow]:
+        """The oldest open ones, so many at most."""
+        return [self._ticket_row(ticket, now) for ticket in islice(self._tickets.values(), limit)]
+
+    def tenants(self, now: float) -> list[TenantRow]:
+        """Who waits and runs, in each profile and class."""
+        rows: dict[tuple[str, str, Priority], TenantRow] = {}
+        for ticket in self._tickets.values():
+            job = ticket.job
+            place = job.profile, job.tenant, job.priority
+            row = rows.get(place) or TenantRow(*place, 0, 0, 0.0)
+            if ticket.state is TicketState.WAITING:
+                oldest_s = max(row.oldest_wait_s, now - ticket.submitted_at)
+                rows[place] = row._replace(waiting=row.waiting + 1, oldest_wait_s=oldest_s)
+            else:
+                rows[place] = row._replace(running=row.running + 1)
+        return list(rows.values())
 
     # --- facts that are told in the very moment, whatever else is being handled ------------------------------
 
@@ -192,6 +235,7 @@ class SchedulerState:
         ticket = self._tickets[ticket_id]
         if lease is not None:
             ticket.attempts[ticket.tries].lease = lease
+            ticket.facts += ((now, lease.worker),)
             self._leases[lease.id] = ticket, ticket.tries
             if ticket.marks or self._suspects:
                 self._suspect(ticket, lease)
@@ -480,6 +524,7 @@ class SchedulerState:
     def _settle(self, ticket: TicketRecord, outcome: Outcome, now: float, effects: list[Effect]) -> None:
         """The outcome; the ticket is over too unless a turn of it still holds a seat."""
         effects.append(Settle(ticket.id, outcome))
+        ticket.facts += ((now, outcome),)
         if ticket.attempts:
             self._move(ticket, TicketState.ENDING, now)
             self._alarms.set(ticket.id, None)
@@ -490,6 +535,9 @@ class SchedulerState:
         self._move(ticket, TicketState.OVER, now)
         self._alarms.set(ticket.id, None)
         del self._tickets[ticket.id]
+        self._over.append(
+            Epitaph(ticket.job.id, ticket.job.profile, ticket.job.tenant, ticket.submitted_at, ticket.facts)
+        )
         self._held -= ticket.job.held
         tenant = ticket.job.tenant
         held = self._held_by.get(tenant, 0) - ticket.job.held
@@ -533,7 +581,13 @@ class SchedulerState:
         if (ticket.state, target) not in TRANSITIONS:
             raise IllegalTransition(f"ticket {ticket.id}", ticket.state, target, ticket.story)
         ticket.state = target
-        ticket.moves += ((now, target),)
+        ticket.facts += ((now, target),)
+
+    def _ticket_row(self, ticket: TicketRecord, now: float) -> TicketRow:
+        job, attempt = ticket.job, ticket.attempts.get(ticket.tries)
+        worker = attempt.lease.worker if attempt is not None and attempt.lease is not None else None
+        age_s = now - ticket.submitted_at
+        return TicketRow(job.id, job.profile, job.tenant, job.priority, ticket.state, age_s, ticket.tries, worker)
 
     def _row(self, queue: ProfileQueue, now: float) -> QueueSnapshot:
         counts = queue.by_priority()

@@ -491,6 +491,24 @@ async def test_a_drain_takes_nobody_new_and_finishes_what_is_there() -> None:
 
 
 @in_virtual_time
+async def test_a_pause_ends_and_a_drain_does_not() -> None:
+    house = House()
+    house.scheduler.pause()
+    assert house.scheduler.is_paused
+    with pytest.raises(Draining):
+        house.submit("late")
+    house.scheduler.resume()
+    assert not house.scheduler.is_draining
+    house.submit("in time")
+    house.scheduler.pause()
+    house.scheduler.drain()
+    house.scheduler.resume()
+    house.scheduler.pause()
+    house.scheduler.resume()
+    assert (house.scheduler.is_draining, house.scheduler.is_paused) == (True, False)
+
+
+@in_virtual_time
 async def test_an_idle_scheduler_is_idle_at_once() -> None:
     before = asyncio.get_running_loop().time()
     await House().scheduler.idle()

@@ -38,7 +38,7 @@ from scheduler.model import (
 from scheduler.penalty import fingerprint
 from scheduler.profile_queue import FIRST_GUESS_S, SMOOTHING
 from scheduler.record import TRANSITIONS, QueueSnapshot, TicketState
-from scheduler.state import AVOID_S, QUARANTINED, SchedulerState
+from scheduler.state import AVOID_S, QUARANTINED, REMEMBERED, SchedulerState
 from scheduler.stimulus import (
     BufferFilled,
     ClientLeft,
@@ -1077,8 +1077,57 @@ def test_a_move_that_is_not_in_the_table_is_our_bug_and_tells_the_story() -> Non
         state._move(state._tickets[1], TicketState.ENDING, NOW)
 
 
-def test_a_ticket_has_a_story_until_it_is_over() -> None:
-    core = Core().runs(1)
-    assert core.state.story(1).splitlines() == ["1000.000 submitted", "1000.000 running"]
+def told(core: Core, job: str) -> list[str]:
+    story = core.state.story(job)
+    assert story is not None
+    return [line.what for line in story.lines]
+
+
+def test_a_ticket_has_a_story_also_when_it_is_over() -> None:
+    core = Core().runs(1, name="req_a")
+    assert told(core, "req_a") == ["submitted", "running", "a seat on main/0.1"]
     core.ends(1)
-    assert core.state.story(1) == ""
+    assert told(core, "req_a")[-2:] == ["ended: stop", "over"]
+    story = core.state.story("req_a")
+    assert story is not None
+    assert (story.profile, story.state) == ("main", TicketState.OVER)
+    assert core.state.story("req_b") is None
+
+
+def test_a_story_tells_of_every_attempt_and_why_there_is_no_other() -> None:
+    core = Core(attempts=2).runs(1, name="req_a")
+    core.ends(1, CRASH)
+    core.frees(worker=WORKERS[1])
+    core.ends(1, lost(FaultKind.IDLE_TIMEOUT), attempt=2)
+    assert told(core, "req_a") == [
+        *("submitted", "running", "a seat on main/0.1", "waiting"),
+        *("running", "a seat on main/1.1", "failed: idle_timeout", "over"),
+    ]
+    core.waits(2, name="req_b")
+    core.tell(ClientLeft(2))
+    assert told(core, "req_b") == ["submitted", "given up: abandoned", "over"]
+
+
+def test_only_the_last_tickets_that_are_over_are_remembered() -> None:
+    core = Core()
+    for number in range(1, REMEMBERED + 2):
+        core.runs(number, name=f"req_{number}").ends(number)
+    assert core.state.story("req_1") is None
+    assert core.state.story("req_2") is not None
+
+
+def test_open_tickets_and_their_tenants_are_told_in_numbers() -> None:
+    core = Core().runs(1, name="req_a", tenant="alice")
+    core.now += 1.0
+    core.waits(2, name="req_b", tenant="bob", priority=Priority.BATCH)
+    core.now += 1.0
+    core.waits(3, name="req_c", tenant="bob", priority=Priority.BATCH)
+    rows = core.state.tickets(2, core.now)
+    assert [(row.id, row.state, row.age_s, row.attempts, row.worker) for row in rows] == [
+        ("req_a", TicketState.RUNNING, 2.0, 1, WORKERS[0]),
+        ("req_b", TicketState.WAITING, 1.0, 0, None),
+    ]
+    assert core.state.tenants(core.now) == [
+        ("main", "alice", Priority.STANDARD, 0, 1, 0.0),
+        ("main", "bob", Priority.BATCH, 2, 0, 1.0),
+    ]
