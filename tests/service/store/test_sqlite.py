@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,6 +24,7 @@ from service.store.database import EVICT_ROWS, VERSION, Database, Reader
 from service.store.operations import Create
 from service.store.protocol import Draft, Event, Key, State, Stored, StoreUnavailable, Trouble, Written
 from service.store.sqlite import MAX_READS, SqliteStore
+from tests.support.disks import MountedDisk, NoDiskError, mounted
 from tests.support.services import until
 from tests.support.stores import Bench, Clock, ended, items, key, limits, other_user, taken
 
@@ -213,46 +213,41 @@ async def test_a_full_disk_loses_what_is_new_and_nothing_else(tmp_path: Path, re
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path) -> Iterator[MountedDisk]:
     """A disk of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)  # noqa: S607 - as it was mounted
+    try:
+        with mounted(tmp_path / "disk") as disk:
+            yield disk
+    except NoDiskError as reason:
+        pytest.skip(str(reason))
 
 
-async def test_a_full_disk_is_told_and_retried(small_disk: Path, retries_at_once: None) -> None:
-    async with opened(small_disk) as bench:
+async def test_a_full_disk_is_told_and_retried(small_disk: MountedDisk, retries_at_once: None) -> None:
+    async with opened(small_disk.path) as bench:
         store = bench.store
         assert await store.create(key("before"), ended("x" * 10_000)) is Written.STORED
-        filling = small_disk / "filling"
-        free = shutil.disk_usage(small_disk).free
-        filling.write_bytes(b"x" * (free - 20_000))
+        small_disk.fill(but_bytes=20_000)
         assert await store.create(key("big"), ended("x" * 200_000)) is Written.LOST
         assert ("create", Trouble.DISK_FULL) in bench.observer.operations
         assert bench.observer.facts[0] == ("went_down", Trouble.DISK_FULL)
         assert await store.get(key("before")) == Stored(State.ENDED, b"x" * 10_000), "what is there can be read"
         assert await store.get(key("big")) is None
-        filling.unlink()
+        small_disk.clear()
         await until(lambda: store.snapshot().is_up)
         assert bench.observer.facts[-1] == ("came_back",)
         assert await store.create(key("big"), ended("x" * 200_000)) is Written.STORED
 
 
 async def test_a_disk_that_was_full_from_the_start_is_no_reason_not_to_start(
-    small_disk: Path, retries_at_once: None
+    small_disk: MountedDisk, retries_at_once: None
 ) -> None:
-    filling = small_disk / "filling"
-    filling.write_bytes(b"x" * (shutil.disk_usage(small_disk).free))
-    async with opened(small_disk) as bench:
+    small_disk.fill()
+    async with opened(small_disk.path) as bench:
         assert bench.observer.facts == [("went_down", Trouble.DISK_FULL)]
         assert await bench.store.create(key(), ended()) is Written.LOST
         with pytest.raises(StoreUnavailable, match="disk_full"):
             await bench.store.get(key())
-        filling.unlink()
+        small_disk.clear()
         await until(lambda: bench.store.snapshot().is_up)
         assert await bench.store.create(key(), ended()) is Written.STORED
 
@@ -270,16 +265,15 @@ async def test_after_a_failure_nothing_is_tried_for_a_while(tmp_path: Path, is_i
 
 
 def test_a_store_that_cannot_write_is_down_though_it_has_nothing_to_write(
-    small_disk: Path, retries_at_once: None
+    small_disk: MountedDisk, retries_at_once: None
 ) -> None:
-    writer = Database(small_disk / "responses.sqlite", limits(), Clock())
+    writer = Database(small_disk.path / "responses.sqlite", limits(), Clock())
     try:
         assert writer.start().trouble is None
-        filling = small_disk / "filling"
-        filling.write_bytes(b"x" * shutil.disk_usage(small_disk).free)
+        small_disk.fill()
         assert writer.commit([Create(key(), ended("x" * 10_000))]).trouble is Trouble.DISK_FULL
         assert writer.commit(()).trouble is Trouble.DISK_FULL
-        filling.unlink()
+        small_disk.clear()
         assert writer.commit(()).trouble is None
     finally:
         writer.close()
