@@ -12,6 +12,7 @@ from service.api.responses import INCLUDES
 
 MAX_LIMIT = 100
 _SWITCHES = {"true": True, "1": True, "false": False, "0": False}
+_OF_RETRIEVAL = {"stream", "include_obfuscation", "starting_after", "include", "include[]", "no_keepalive"}
 
 Query = MultiMapping[str]
 
@@ -47,7 +48,9 @@ def read_retrieval(query: Query) -> Retrieval:
     if text is not None and not stream:
         raise invalid("starting_after is only allowed when stream is true", "starting_after")
     starting_after = -1 if text is None else _number("starting_after", text, 0, 2**53)
-    ignored = _unknown(query, {"stream", "include_obfuscation", "starting_after", "include", "include[]"})
+    ignored = _unknown(
+        query, {"stream", "include_obfuscation", "starting_after", "include", "include[]", "no_keepalive"}
+    )
     return Retrieval(stream, starting_after, _include(query), (*ignored, *(["include_obfuscation"] * obfuscation)))
 
 

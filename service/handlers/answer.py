@@ -277,9 +277,11 @@ class Reply:
         return response
 
     async def stream(self, source: Source) -> web.StreamResponse:
-        """Server-sent events."""
+        """Server-sent events. Who asks only for the headers (HEAD) waits for nothing."""
         response = web.StreamResponse(headers=STREAM_HEADERS | self.headers)
         await response.prepare(self._request)
+        if self._request.method == hdrs.METH_HEAD:
+            return response
         try:
             await self._relay(response, source)
         except ConnectionError:

@@ -400,6 +400,7 @@ def _background() -> Iterator[Scenario]:
             replace(Respond(HELLO | {"interval_s": 0.3}, BEHIND).streamed(), goes_on=True).but(When.SPOKEN, Deed.LEAVE),
             Visit(path=f"{FIRST}?stream=true&starting_after=5"),
             Visit(path=f"{FIRST}?stream=true"),
+            Visit(path=f"{FIRST}?stream=true", method="HEAD"),
             Visit(path=f"{FIRST}?stream=true&starting_after=10"),
             Visit(path=f"{FIRST}?stream=true&starting_after=11"),
             Visit(path=f"{FIRST}?starting_after=1"),

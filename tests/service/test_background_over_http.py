@@ -13,7 +13,7 @@ import pytest
 from service.store.memory import MemoryStore
 from service.store.protocol import Draft, Item, Key, State, Written
 from tests.support.response_events import Event, check_response, check_stream, parse_events
-from tests.support.services import AUTHORIZED, WAIT_S, Json, RunningService, key, running_service, scripted, until
+from tests.support.services import AUTHORIZED, KEY, WAIT_S, Json, RunningService, key, running_service, scripted, until
 from tests.support.stored import AS_OTHER, OTHER, at, post, text
 
 ENDLESS = scripted(chunks=["tick "], repeat=100_000, interval_s=0.01)
@@ -225,6 +225,32 @@ async def test_only_what_was_asked_for_as_a_stream_can_be_streamed(api: RunningS
     for response in (running, waiting):
         refused = await at(api, response["id"], stream="true")
         assert (refused.status, refused.error["param"]) == (400, "stream")
+
+
+async def test_who_asks_only_for_the_headers_of_a_stream_waits_for_nothing_and_sees_none(
+    api: RunningService,
+) -> None:
+    async with await begin_stream(api, ENDLESS) as response:
+        (first, *_) = await events_until(response, "response.output_text.delta")
+    id = first["response"]["id"]  # noqa: A001 - OpenAI's word
+    kinds = {"": "application/json", "?stream=true": "text/event-stream"}
+    for query, kind in kinds.items():
+        answer = await at(api, id + query, "HEAD")
+        assert (answer.status, answer.headers["Content-Type"], answer.raw) == (200, kind, b"")
+        for headers, status in ((AS_OTHER, 404), ({}, 401)):
+            refused = await at(api, id + query, "HEAD", headers)
+            assert (refused.status, refused.raw) == (status, b"")
+    assert (await at(api, id + "?stream=true&starting_after=x", "HEAD")).status == 400
+    plain = await begun(api)
+    assert (await at(api, plain["id"] + "?stream=true", "HEAD")).status == 400
+    reader, writer = await api.raw(
+        f"HEAD /v1/responses/{id}?stream=true HTTP/1.1\nHost: x\nAuthorization: Bearer {KEY}\nConnection: close\n\n"
+    )
+    async with asyncio.timeout(WAIT_S):
+        raw = await reader.read()
+    writer.close()
+    assert raw.partition(b"\r\n\r\n")[2] == b"", "not a byte of the body"
+    assert api.running == 1, "the work goes on"
 
 
 # --- limits ------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ async def test_a_bad_query_is_refused_by_name(api: RunningService, path: str, qu
 
 
 async def test_what_of_a_query_has_no_effect_is_named(api: RunningService) -> None:
-    answer = await at(api, (await created(api))["id"], include_obfuscation="true", verbose="1")
+    answer = await at(api, (await created(api))["id"], include_obfuscation="true", verbose="1", no_keepalive="1")
     assert answer.headers["x-codex-ignored-params"] == "verbose, include_obfuscation"
 
 
