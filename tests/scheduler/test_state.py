@@ -440,6 +440,44 @@ def test_after_a_long_time_of_long_waits_those_who_waited_longest_are_shed() -> 
     assert core.started[11:] == [110], "which has waited for two targets, and no longer"
 
 
+def test_a_patient_job_is_not_shed_when_those_around_it_are() -> None:
+    core = Core(codel_target_s=1.0, queue_max=100)
+    core.state.see("main", Outlook(64, 64, None))
+    core.waits(*range(15)).waits(15, is_patient=True).waits(*range(16, 20))
+    for step in range(1, 12):
+        core.now = NOW + step
+        core.frees()
+    core.now += 1.0
+    assert core.row().is_overloaded
+    shed = [ticket for ticket, outcome in outcomes(core.tell(SeatsFreed("main", 1))) if isinstance(outcome, Shed)]
+    assert shed == [11, 12, 13, 14], "all that were before it"
+    assert core.started[11:] == [15]
+
+
+def test_what_patient_jobs_wait_is_no_overload() -> None:
+    core = Core(codel_target_s=1.0, queue_max=100)
+    core.state.see("main", Outlook(64, 64, None))
+    core.waits(*range(50), is_patient=True)
+    for step in range(1, 40):
+        core.now = NOW + step
+        core.frees()
+        assert not core.row().is_overloaded
+    core.waits(50)
+    core.now += 1.0
+    assert core.frees(12) == [*range(39, 51)], "nor a reason to shed who has just come"
+
+
+def test_a_patient_job_waits_for_all_of_its_budget_and_no_longer() -> None:
+    core = Core(codel_target_s=1.0).runs(1).waits(2, is_patient=True, budget_s=500.0)
+    core.now = NOW + 499.0
+    assert core.tell(Ticked()) == ()
+    core.now = NOW + 500.0
+    (expired,) = outcomes(core.tell(Ticked()))
+    assert expired[0] == 2
+    assert isinstance(expired[1], Expired)
+    assert core.refusal(a_job(is_patient=True, budget_s=500.0)) is None
+
+
 def test_the_short_waits_of_one_tenant_do_not_hide_that_anothers_jobs_have_stood_for_long() -> None:
     core = Core(codel_target_s=1.0, queue_max=100)
     core.state.see("main", Outlook(64, 64, None))
