@@ -8,6 +8,7 @@ from typing import NamedTuple
 from aiohttp import web
 from msgspec.structs import replace
 
+from scheduler.model import Priority
 from service import tiers
 from service.admission import Bill, charge
 from service.api.errors import ApiError
@@ -34,8 +35,8 @@ class Wants(NamedTuple):
     """What a route wants of an answer.
 
     With `keeps` it is needed once more when it has ended. With `shows_reasoning` it has its reasoning, too, and with
-    `reasoning_items` in a form that may be sent back. `queue_budget_s` is how long it may wait, None for as long as
-    others. `is_chat`: it is a chat completion.
+    `reasoning_items` in a form that may be sent back. `queue_budget_s` is how long it may wait, as `batch` unless
+    it asks for another class; None for as long as others. `is_chat`: it is a chat completion.
     """
 
     keeps: bool
@@ -74,7 +75,9 @@ class Inquiry:
         )
         self.mode = mode
         self.wanted = asked.wanted or tiers.WANTED.get(question.service_tier or "auto")
-        self.priority = asked.tenant.allowed(self.wanted or route.priority or asked.tenant.priority)
+        is_patient = wants.queue_budget_s is not None
+        usual = Priority.BATCH if is_patient else route.priority or asked.tenant.priority
+        self.priority = asked.tenant.allowed(self.wanted or usual)
         self.tier = tiers.NAMES[self.priority]
         plan = current.routes.plan(route, asked.tenant.name)
         check_route(question, route, plan[0])

@@ -291,6 +291,28 @@ async def test_it_may_wait_longer_than_others(tmp_path: Path) -> None:
         await polled(api, waiting["id"])
 
 
+async def test_who_waits_for_an_answer_does_not_wait_for_the_background_work_of_its_key(tmp_path: Path) -> None:
+    async with running_service(tmp_path, profile={"slots": 1}) as api:
+        running = await begun(api, ENDLESS)
+        assert running["service_tier"] == "flex"
+        await polled(api, running["id"], "in_progress")
+        waiting = [await begun(api, scripted(text="later", delay_s=0.2)) for _ in range(10)]
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(post(api, scripted(text="now")))
+            await until(lambda: api.waiting == 11)
+            await at(api, running["id"] + "/cancel", "POST")
+        assert text(asking.result().json) == "now"
+        for each in waiting:
+            assert (await at(api, each["id"])).json["status"] != "completed"
+
+
+async def test_a_background_response_may_ask_for_another_class(api: RunningService) -> None:
+    for fields, tier in (({"headers": AUTHORIZED | {"x-priority": "standard"}}, "default"), ({}, "flex")):
+        assert (await begun(api, **fields))["service_tier"] == tier
+    refused = await post(api, background=True, service_tier="priority")
+    assert (refused.json["service_tier"], refused.headers["x-priority-applied"]) == ("default", "standard")
+
+
 async def test_without_a_store_there_is_no_background(tmp_path: Path) -> None:
     async with running_service(tmp_path, store={"kind": "off"}) as api:
         refused = await post(api, background=True)
