@@ -57,23 +57,22 @@ RIVALS = {
     **{name: f"{peer.label} {peer.version}" for name, peer in PEERS.items()},
 }
 PACE_S = 0.05
-SPREAD_S = 2.0
-"""How long a thousand streams take to open."""
 
 
 class Effort(NamedTuple):
-    """How often, and for how many seconds, things are tried."""
+    """How often, and for how many seconds, things are tried; in `spread_s` a thousand streams are opened."""
 
     rounds: int
     seconds: float
+    spread_s: float
     paced_s: float
     growth_answers: int
     calm_s: float
     overload_s: float
 
 
-FULL = Effort(5, 3.0, 6.0, 100_000, 10.0, 30.0)
-QUICK = Effort(1, 1.0, 2.0, 1000, 2.0, 4.0)
+FULL = Effort(5, 3.0, 2.0, 6.0, 100_000, 10.0, 30.0)
+QUICK = Effort(1, 0.5, 1.0, 1.0, 1000, 2.0, 4.0)
 GROWTH_S = 240.0
 """How long the growth may take."""
 CONCURRENCIES = (1, 8, 32)
@@ -115,8 +114,8 @@ def _us_per_delta(report: Report) -> float:
 
 def loads(effort: Effort) -> tuple[Load, ...]:
     """Everything that clients do to the service, in the order of a round."""
-    paced = {"kind": "paced", "interval_s": PACE_S, "warm_s": SPREAD_S, "seconds": effort.paced_s}
-    paced["deltas"] = int((2 * SPREAD_S + effort.paced_s + 1.0) / PACE_S)
+    paced = {"kind": "paced", "interval_s": PACE_S, "warm_s": effort.spread_s, "seconds": effort.paced_s}
+    paced["deltas"] = int((2 * effort.spread_s + effort.paced_s + 1.0) / PACE_S)
     loop = {"connections": 64, "seconds": effort.seconds}
     return (
         Load(
@@ -132,7 +131,7 @@ def loads(effort: Effort) -> tuple[Load, ...]:
                     lambda report: (report.rss_bytes - report.rss_before_bytes) / max(1, report.answers) / 1000,
                 ),
             ),
-            {"kind": "idle", "connections": 1000, "warm_s": SPREAD_S, "seconds": 0.5},
+            {"kind": "idle", "connections": 1000, "warm_s": effort.spread_s, "seconds": 0.5},
             is_once=True,
         ),
         Load(

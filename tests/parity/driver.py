@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import uvloop
 
 from loadtest.fake_app_server import write_launcher
 from loadtest.model_standin import ModelStandin
+from tests.parity import transcript
 from tests.parity.binaries import Cli
 from tests.parity.scenarios import KEYS, PROFILES, ROUTES, SERVER
 from tests.parity.steps import Ask, Deed, Scenario, Visit, When
@@ -33,6 +35,9 @@ BROKEN = "broken"
 Json = dict[str, Any]
 Transcripts = dict[str, str]
 
+PLAY_S = 300
+"""For all scenarios, and for the download of another CLI; it takes a fifth."""
+
 
 def play(scenarios: Iterable[Scenario], cli: Cli) -> Transcripts:
     """The transcript of each scenario with this CLI, by name."""
@@ -43,6 +48,13 @@ def play(scenarios: Iterable[Scenario], cli: Cli) -> Transcripts:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())
+
+
+def assert_same(name: str, found: Transcripts, cli: Cli) -> None:
+    """The scenario's transcript is what was recorded; if not, the difference is all that the failure shows."""
+    difference = transcript.difference(name, found[name], version=cli.version)
+    if difference:
+        pytest.fail(f"{name} differs with Codex CLI {cli.version}:\n{difference}", pytrace=False)
 
 
 @asynccontextmanager

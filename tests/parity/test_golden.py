@@ -1,4 +1,4 @@
-"""What clients see is what was recorded, with the packaged Codex CLI and with the newest."""
+"""What clients see is what was recorded, with the packaged Codex CLI."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import pytest
 from pool.events import Finish
 from service.api.errors import ACTED, FAULTS, INTERRUPTED, OUTCOMES, REJECTIONS
 from tests.parity import transcript
-from tests.parity.binaries import Cli, NotToBeHadError, newest, packaged
-from tests.parity.driver import Transcripts, play
+from tests.parity.binaries import packaged
+from tests.parity.driver import PLAY_S, Transcripts, assert_same, play
 from tests.parity.scenarios import NOT_PLAYED, SCENARIOS
 from tests.support.response_events import EVENTS
 
 NAMES = [scenario.name for scenario in SCENARIOS]
-PLAY_S = 300
-"""For all scenarios, and for the download of another CLI; it takes a tenth."""
 
 
 @pytest.fixture(scope="module")
@@ -25,39 +23,11 @@ def with_packaged() -> Transcripts:
     return play(SCENARIOS, packaged())
 
 
-@pytest.fixture(scope="module")
-def newest_cli() -> Cli:
-    """The newest CLI of the registries."""
-    try:
-        return newest()
-    except NotToBeHadError as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="module")
-def with_newest(newest_cli: Cli) -> Transcripts:
-    """Every scenario with it."""
-    return play(SCENARIOS, newest_cli)
-
-
 @pytest.mark.codex
 @pytest.mark.timeout(PLAY_S)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_clients_see_is_what_was_recorded(name: str, with_packaged: Transcripts) -> None:
     assert_same(name, with_packaged, packaged())
-
-
-@pytest.mark.codex
-@pytest.mark.timeout(PLAY_S)
-@pytest.mark.parametrize("name", NAMES)
-def test_with_the_newest_cli_clients_see_the_same(name: str, newest_cli: Cli, with_newest: Transcripts) -> None:
-    assert_same(name, with_newest, newest_cli)
-
-
-def assert_same(name: str, found: Transcripts, cli: Cli) -> None:
-    difference = transcript.difference(name, found[name], version=cli.version)
-    if difference:
-        pytest.fail(f"{name} differs with Codex CLI {cli.version}:\n{difference}", pytrace=False)
 
 
 def test_each_scenario_has_a_transcript_and_each_transcript_a_scenario() -> None:
