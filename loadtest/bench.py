@@ -3,8 +3,9 @@
     python -m loadtest.bench hotpath [--quick] [--real] [--peers] [--only NAME ...] [--alone] [--rounds N] [--json FILE]
     python -m loadtest.bench scheduler [--quick] [--json FILE] [--real]
     python -m loadtest.bench store [--quick] [--json FILE] [--folder DIRECTORY] [--aiosqlite]
+    python -m loadtest.bench scrape [--quick] [--json FILE]
 
-See `loadtest.bench_hotpath`, `loadtest.bench_scheduler` and `loadtest.bench_store`.
+See `loadtest.bench_hotpath`, `loadtest.bench_scheduler`, `loadtest.bench_store` and `loadtest.scrape_cost`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from loadtest import bench_hotpath, bench_scheduler, bench_store
+from loadtest import bench_hotpath, bench_scheduler, bench_store, scrape_cost
 
 
 def main() -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="[hotpath | scheduler | store]")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="[hotpath | scheduler | store | scrape]")
     hotpath = commands.add_parser(
         "hotpath", description=bench_hotpath.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,11 +38,16 @@ def main() -> int:
     store.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     store.add_argument("--folder", type=Path, metavar="DIRECTORY", help="on the disk that is meant")
     store.add_argument("--aiosqlite", action="store_true", help="measure that library too")
+    scrape = commands.add_parser("scrape", description=scrape_cost.__doc__)
+    scrape.add_argument("--quick", action="store_true", help="a few times")
+    scrape.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     if arguments.command == "hotpath":
         return bench_hotpath.run(arguments)
     if arguments.command == "scheduler":
         return bench_scheduler.run(is_quick=arguments.quick, is_real=arguments.real, json_file=arguments.json)
+    if arguments.command == "scrape":
+        return scrape_cost.run(is_quick=arguments.quick, json_file=arguments.json)
     return bench_store.run(
         is_quick=arguments.quick,
         has_peer=arguments.aiosqlite,

@@ -75,7 +75,8 @@ class Health:
         self.limits = limits
         self._beliefs: list[Belief] = []
         self._heard_at = 0.0
-        self._asked_at = float("-inf")
+        self.asked_at = float("-inf")
+        """When it was probed last."""
         self._unanswered: set[Probe] = set()
         self._good_rounds = 0
         self._suspect_since: float | None = None
@@ -171,7 +172,7 @@ class Health:
     def postpone(self, seconds: float, now: float) -> None:
         """We were stopped for so long: that was no silence of the worker's."""
         self._heard_at = min(now, self._heard_at + seconds)
-        self._asked_at = min(now, self._asked_at + seconds)
+        self.asked_at = min(now, self.asked_at + seconds)
         if self._suspect_since is not None:
             self._suspect_since = min(now, self._suspect_since + seconds)
         if self._unread_since is not None:
@@ -187,9 +188,9 @@ class Health:
         if self._unanswered:
             return ()
         wait_s = self.limits.idle_s if since is None else 0.0
-        if now - self._heard_at < wait_s or now - self._asked_at < self.limits.fast_s:
+        if now - self._heard_at < wait_s or now - self.asked_at < self.limits.fast_s:
             return ()
-        self._asked_at = now
+        self.asked_at = now
         self._unanswered = set(Probe)
         return tuple(Probe)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from pool.stimuli import Lease
@@ -41,8 +42,11 @@ class PoolObserver:
     def worker_exited(self, end: WorkerExit) -> None:
         """A worker's process is gone."""
 
-    def frames_counted(self, counts: dict[str, int]) -> None:
-        """Frames handled since the last call, by kind (see `pool.session.Session.counters`)."""
+    def frames_counted(self, worker: WorkerId, counts: Mapping[str, int]) -> None:
+        """Its frames handled since the last call, by kind (see `pool.session.Session.counters`)."""
+
+    def times_taken(self, worker: WorkerId, starts_s: Collection[float], probes_s: Collection[float]) -> None:
+        """Since the last call: from a turn's lease to the worker's word that it has begun; from probe to answer."""
 
     def bug_found(self, where: str, error: Exception) -> None:
         """Our own code raised where nothing may; the worker concerned is being replaced."""

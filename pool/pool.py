@@ -244,6 +244,13 @@ class Pool:
         """Every profile in numbers."""
         return self._state.snapshot(self._loop.time() if self._loop is not None else 0.0)
 
+    def unread_bytes(self) -> dict[str, int]:
+        """By profile, what its worker that reads least has not read of what was written to it."""
+        most: dict[str, int] = {}
+        for worker in self._workers.values():
+            most[worker.id.profile] = max(most.get(worker.id.profile, 0), worker.unread_bytes())
+        return most
+
     def version(self, worker_id: WorkerId) -> str | None:
         """The CLI version of a worker that is still there: a profile may have two while it rolls."""
         worker = self._workers.get(worker_id)
@@ -286,7 +293,10 @@ class Pool:
         counts = {kind: count - before.get(kind, 0) for kind, count in worker.session.counters.items()}
         self._frames[worker.id] = dict(worker.session.counters)
         if any(counts.values()):
-            self._observer.frames_counted(counts)
+            self._observer.frames_counted(worker.id, counts)
+        starts_s, probes_s = worker.session.take_times()
+        if starts_s or probes_s:
+            self._observer.times_taken(worker.id, starts_s, probes_s)
 
     def _handle(self, stimulus: Stimulus) -> None:
         try:

@@ -99,6 +99,8 @@ class Session:
         self._is_open = False
         self._has_proved = False
         self._ticked_at = inf
+        self._starts_s: list[float] = []
+        self._probes_s: list[float] = []
         self.counters = self._connection.counters
         self.counters.update(dict.fromkeys(("stale", "unknown", "malformed", "declined", "probe_missed", "strike"), 0))
 
@@ -128,6 +130,13 @@ class Session:
         facts = (*self._facts, *beliefs)
         self._facts.clear()
         return facts
+
+    def take_times(self) -> tuple[list[float], list[float]]:
+        """Since the last call: from a turn's lease to its begin, and from a probe to its answer, in seconds."""
+        times = self._starts_s, self._probes_s
+        if self._starts_s or self._probes_s:
+            self._starts_s, self._probes_s = [], []
+        return times
 
     # --- stimuli ---------------------------------------------------------------------------------------------
 
@@ -251,6 +260,7 @@ class Session:
             self._facts.append(Overloaded())
         elif token.step is Step.TURN_START and not message.late:
             self._health.began()
+            self._starts_s.append(now - token.turn.began_at)
         if message.late or token.turn.is_closed:
             self._clean_up_after(token, message, now)
             return
@@ -291,6 +301,7 @@ class Session:
     def _on_own_answer(self, token: _Own | Probe, message: _Answer, now: float) -> None:
         if isinstance(token, Probe):
             if not message.late:
+                self._probes_s.append(now - self._health.asked_at)
                 self._health.answered(token)
         elif token is _Own.HANDSHAKE and not message.late:
             self._on_handshake(message, now)

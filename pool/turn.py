@@ -100,7 +100,6 @@ class Turn:
     """
 
     __slots__ = (
-        "_began_at",
         "_calls_seen",
         "_has_acted",
         "_has_spoken",
@@ -117,6 +116,7 @@ class Turn:
         "_usage",
         "_verdict",
         "_wants_reasoning",
+        "began_at",
         "has_completed",
         "ignored_interrupt",
         "is_workers_fault",
@@ -138,7 +138,7 @@ class Turn:
         self._wants_reasoning = request.reasoning_items
         self._sink: TurnSink | None = sink
         self._limits = limits
-        self._began_at = now
+        self.began_at = now
         self._progress_at = now
         self._saw_event = False
         self._has_spoken = False
@@ -324,7 +324,7 @@ class Turn:
 
     def postpone(self, seconds: float) -> None:
         """We were stopped for so long: the turn gets that much more."""
-        self._began_at += seconds
+        self.began_at += seconds
         self._progress_at += seconds
         if self._interrupt_by is not None:
             self._interrupt_by += seconds
@@ -351,7 +351,7 @@ class Turn:
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _overdue(self, now: float) -> FaultKind | None:
-        if now - self._began_at >= self._limits.total_s:
+        if now - self.began_at >= self._limits.total_s:
             return FaultKind.TURN_TIMEOUT
         if self.phase is not Phase.RUNNING:
             return None

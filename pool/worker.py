@@ -120,8 +120,12 @@ class Worker:
 
     def tick(self) -> None:
         """Hold requests and turns to their limits."""
-        unread_bytes = self._child.unwritten_bytes if self._child is not None else 0
+        unread_bytes = self.unread_bytes()
         self._give(lambda now: self.session.tick(now, unread_bytes))
+
+    def unread_bytes(self) -> int:
+        """How much of what was written still waits for its process to read it."""
+        return self._child.unwritten_bytes if self._child is not None else 0
 
     def rss_bytes(self) -> int:
         """The memory of its process; 0 when there is none, or the system does not tell."""

@@ -29,7 +29,7 @@ class Job(msgspec.Struct, frozen=True):
     about its text, in characters, and `media` what else of it is held. `deadline_s` is of the whole request, from
     submission. `seats` is how many turns of its tenant may run at once in this profile; None: no cap. `queue_share` is
     how many of its jobs may wait there; None: no cap, and none on the text that its tenant holds. One that
-    `is_patient` is never shed: it waits for all of its budget.
+    `is_patient` is never shed: it waits for all of its budget. `model` is the name that the client used.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Job(msgspec.Struct, frozen=True):
     queue_share: int | None = None
     media: int = 0
     is_patient: bool = False
+    model: str = ""
 
     @property
     def held(self) -> int:

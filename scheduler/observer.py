@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pool.events import TurnEnd
 from pool.stimuli import Lease
 from scheduler.model import Job, Outcome
 
@@ -9,7 +10,7 @@ from scheduler.model import Job, Outcome
 class SchedulerObserver:
     """Override what you want to hear. Called synchronously: must neither wait nor raise."""
 
-    def job_admitted(self, job: Job) -> None:
+    def job_admitted(self, job: Job, *, waits: bool) -> None:
         """A job was taken: it waits or runs, and will have an outcome."""
 
     def job_rejected(self, job: Job, reason: str) -> None:
@@ -28,6 +29,9 @@ class SchedulerObserver:
         """A job lost its turn without a trace, and waits in front: the fault's kind, or `quarantined`. For `rest_s`
         others go before it.
         """
+
+    def turn_ended(self, job: Job, end: TurnEnd) -> None:
+        """A turn of a job is over, whatever has become of the job."""
 
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
         """A job has its outcome, `waited_s + ran_s` after its submission; `ran_s` is its last turn's part."""

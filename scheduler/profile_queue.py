@@ -44,6 +44,7 @@ class ProfileQueue:
         """Turns that have not ended, those of which nobody wants to hear any more included."""
         self.tickets = 0
         self.marked = 0
+        self.marks = 0
         self.limit = SeatLimit(policy.seats_limit, aimd=policy.aimd, floor=policy.min_limit)
         self.told_limit = policy.seats_limit
         self.retries = RetryBudget(policy.retry_ratio, policy.retry_reserve)

@@ -155,7 +155,7 @@ class QueueSnapshot(NamedTuple):
     """One profile's queue in numbers.
 
     `hold_s` is how long a turn holds its seat on average, `predicted_wait_s` what a new standard job would wait, and
-    `marked` how many tickets have crashed a worker once.
+    `marked` how many tickets have crashed a worker once; `marks` is how often that was, ever.
     """
 
     profile: str
@@ -169,3 +169,4 @@ class QueueSnapshot(NamedTuple):
     retry_tokens: float
     is_overloaded: bool
     marked: int
+    marks: int

@@ -118,7 +118,7 @@ class Scheduler:
         self._next_id += 1
         self._tickets[ticket.id] = ticket
         self._idle.clear()
-        self._observer.job_admitted(job)
+        self._observer.job_admitted(job, waits=has_to_wait)
         self._apply(Submitted(ticket.id, job))
         return ticket
 
@@ -191,6 +191,14 @@ class Scheduler:
         """What happened to the ticket of this job; of the last that are over, too."""
         return self._state.story(job)
 
+    def buffered_bytes(self) -> dict[str, int]:
+        """By profile, how much of an answer waits at most for its reader."""
+        most: dict[str, int] = {}
+        for ticket in self._tickets.values():
+            if ticket.buffered:
+                most[ticket.job.profile] = max(most.get(ticket.job.profile, 0), ticket.buffered)
+        return most
+
     # --- what tickets tell -----------------------------------------------------------------------------------
 
     def _on_spoke(self, ticket: Ticket) -> None:
@@ -198,6 +206,9 @@ class Scheduler:
         self._observer.turn_spoke(ticket.job, ticket.attempts)
 
     def _on_end(self, ticket_id: int, attempt: int, end: TurnEnd) -> None:
+        ticket = self._tickets.get(ticket_id)
+        if ticket is not None:
+            self._observer.turn_ended(ticket.job, end)
         self._apply(TurnEnded(ticket_id, attempt, end))
 
     def _on_overflow(self, ticket_id: int) -> None:

@@ -368,6 +368,7 @@ class SchedulerState:
         """What becomes of a ticket whose turn has ended; after `rest_s` another one would be worth it."""
         if end.fault is not None and end.fault.kind is FaultKind.WORKER_LOST:
             ticket.marks += 1
+            ticket.queue.marks += 1
             ticket.queue.marked += ticket.marks == 1
         if ticket.marks >= MARKS and (attempt.suspect is None or attempt.suspect.beside):
             self._settle(ticket, Ended(end), now, effects)
@@ -605,4 +606,5 @@ class SchedulerState:
             queue.retries.tokens,
             queue.backlog.is_overloaded(queue.codel_target_s, now),
             queue.marked,
+            queue.marks,
         )

@@ -30,7 +30,8 @@ class Ticket(msgspec.Struct, eq=False):
     """Given to whoever submitted the job, who reads it to the end or abandons it.
 
     `outcome` is None until there is one; then it never changes. `lease` is the latest that a turn of the job had, and
-    `attempts` how many it had. One reader only: `reader` is how it is woken.
+    `attempts` how many it had. One reader only: `reader` is how it is woken, and
+    `buffered` about how many bytes wait for it.
     """
 
     id: int
@@ -42,10 +43,10 @@ class Ticket(msgspec.Struct, eq=False):
     lease: Lease | None = None
     attempts: int = 0
     reader: asyncio.Future[None] | None = None
+    buffered: int = 0
     _attempt: Attempt | None = None
     _has_spoken: bool = False
     _events: list[TurnEvent] = []
-    _buffered: int = 0
     _largest: int = 0
 
     @property
@@ -56,7 +57,7 @@ class Ticket(msgspec.Struct, eq=False):
     def take(self) -> list[TurnEvent]:
         """All events that have come since the last call, in order. [] from a ticket with news means: see `outcome`."""
         events, self._events = self._events, []
-        self._buffered = self._largest = 0
+        self.buffered = self._largest = 0
         return events
 
     async def read(self) -> list[TurnEvent]:
@@ -99,10 +100,10 @@ class Ticket(msgspec.Struct, eq=False):
             self._has_spoken = True
             self._callbacks.on_spoke(self)
         size = EVENT_OVERHEAD_BYTES + _size(event)
-        self._buffered += size
+        self.buffered += size
         if size > self._largest:  # noqa: PLR1730 - max() costs 0.1 us of every delta
             self._largest = size
-        if self._buffered - self._largest > BUFFER_BYTES:
+        if self.buffered - self._largest > BUFFER_BYTES:
             self._callbacks.on_overflow(self.id)
         if self.reader is not None:
             self._wake()

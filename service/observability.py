@@ -1,8 +1,6 @@
-"""Facts into metrics and log lines: the only module that knows Prometheus, and beside `logs.py` the only one that knows
-structlog.
+"""Facts into numbers and log lines: beside `logs.py` the only module that knows structlog.
 
-Every metric has a row in docs/metrics.md. Labels come from closed sets (profiles, states, outcomes, routes), never from
-a request. No prompt and no answer is ever logged.
+What is counted is in `numbers.py`. No prompt, no answer and no credential is ever logged.
 """
 
 from __future__ import annotations
@@ -10,19 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter as Counts
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any
 
+import msgspec
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from pool.events import TurnEnd
 from pool.observer import PoolObserver, WorkerExit
-from pool.pool import Pool
-from pool.roster import ProfileSnapshot
 from pool.state import COMMANDED
 from pool.stimuli import Lease
 from pool.worker_state import WorkerId, WorkerState
@@ -40,25 +33,19 @@ from scheduler.model import (
     Shed,
 )
 from scheduler.observer import SchedulerObserver
-from scheduler.record import QueueSnapshot
 from scheduler.scheduler import Scheduler
+from service import __version__
 from service.api.errors import REJECTIONS
 from service.logs import DETAILS, error_fields
 from service.maintenance import State
-from service.store.observer import StoreObserver, StoreSnapshot
+from service.numbers import Numbers
+from service.readings import Workers, reader
+from service.store.observer import StoreObserver
 from service.store.protocol import ResponseStore
 
-C = TypeVar("C", bound=Collector)
-M = TypeVar("M", Counter, Histogram)
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scrape carries, and no rule here reads them
-
-
 LAG_EVERY_S = 0.25
-_LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
-
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-
+OTHER = "other"
+"""In place of a name that is not configured."""
 
 _REASONS = {
     "its profile has changed": "profile_changed",
@@ -109,130 +96,49 @@ def _is_detailed() -> bool:
     return DETAILS.isEnabledFor(logging.DEBUG)
 
 
-class _Children(Generic[M]):
-    """A metric's children by their labels: finding one here costs a dictionary's lookup."""
+class _Run(msgspec.Struct):
+    """A job that has a seat; `spoke_at` is when its first event came."""
 
-    def __init__(self, metric: M) -> None:
-        self._metric: M = metric
-        self._children: dict[tuple[object, ...], M] = {}
-
-    def __call__(self, *labels: object) -> M:
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._metric.labels(*labels)
-        return child
+    tenant: str
+    spoke_at: float = 0.0
 
 
 class Observability(PoolObserver, SchedulerObserver, StoreObserver):
     """Watches everything; one for the service. `close` makes room for the next one."""
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._registry = registry
-        self.collectors: list[Collector] = []
+    def __init__(self) -> None:
         self.log = structlog.get_logger()
+        self.numbers = Numbers()
+        self.numbers.generation.set(1)
+        self.numbers.info.set(1, __version__)
+        self.numbers.maintenance.set(0)
+        self.numbers.background.set(0)
         self.versions: dict[str, str] = {}
         self.last_exit: dict[str, Any] | None = None
-
-        def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
-            return _Children(self._register(Counter(f"codex_completions_{name}", text, labels, registry=None)))
-
-        def plain(name: str, text: str) -> Counter:
-            return self._register(Counter(f"codex_completions_{name}", text, registry=None))
-
-        def histogram(name: str, text: str, *labels: str) -> _Children[Histogram]:
-            full = f"codex_completions_{name}"
-            return _Children(self._register(Histogram(full, text, labels, buckets=_SECONDS, registry=None)))
-
-        self._requests = counter("http_requests", "HTTP requests answered", "route", "status")
-        self._request_s = histogram("http_request_seconds", "From the request's head to the answer's end", "route")
-        self._first_token_s = histogram("first_token_seconds", "From submission to the first text", "profile")
-        self._turns = counter("turns", "Tickets settled, by how they ended", "profile", "outcome")
-        self._wait_s = histogram("queue_wait_seconds", "From submission to a seat, or to giving up", "profile")
-        self._turn_s = histogram("turn_seconds", "From a seat to the outcome", "profile")
-        self._tokens = counter("tokens", "Tokens as the provider counted them", "profile", "kind")
-        self._admissions = counter(
-            "admissions", "Jobs at the door, by what became of them", "profile", "decision", "reason"
-        )
-        self._fallbacks = counter(
-            "fallbacks", "Jobs that another profile took after this one refused", "profile", "reason"
-        )
-        self._returned = counter(
-            "redispatches", "Turns lost without a trace, whose jobs wait again", "profile", "reason"
-        )
-        self._redispatched = counter(
-            "redispatched", "Jobs that had several turns, by how they ended", "profile", "outcome"
-        )
-        self._boots = counter("worker_boots", "Worker boots, by result", "profile", "result")
-        self._boot_s = histogram("worker_boot_seconds", "From spawn to the answered handshake", "profile")
-        self._exits = counter("worker_exits", "Worker processes that ended", "profile", "code")
-        self._transitions = counter(
-            "worker_transitions", "Worker state changes", "profile", "source", "target", "reason"
-        )
-        self._quarantine_s = histogram("quarantine_seconds", "From a verdict to the worker's end", "profile")
-        self._apart = {
-            "probe_missed": plain("probes_missed", "Probes that workers did not answer in time"),
-            "strike": plain("strikes", "Turns that could not begin for want of an answer"),
-        }
-        self._stalls = plain("monitor_clock_resets", "Pauses of our own, for which no worker was judged")
-        self._lag_s = self._register(
-            Histogram("codex_completions_loop_lag_seconds", "How late the loop is", buckets=_LAGS, registry=None)
-        )
-        self._frames = counter("frames", "Lines from workers, all and by oddity", "kind")
-        self._store_operations = counter(
-            "store_operations", "What was asked of the store, by what came of it", "operation", "result"
-        )
-        self._store_s = _Children(
-            self._register(
-                Histogram(
-                    "codex_completions_store_operation_seconds",
-                    "What a caller of the store waited",
-                    ("operation",),
-                    buckets=_LAGS,
-                    registry=None,
-                )
-            )
-        )
-        self._evicted = counter("store_evicted", "Stored answers removed to keep the limits", "reason")
-        self._unkept = plain("answers_not_stored", "Answers that were to be stored, and are not")
-        self._moved_aside = plain("store_moved_aside", "Damaged files of the store that were replaced")
-        self._bugs = counter("bugs", "Exceptions of our own that a boundary caught", "where")
-        self._reload_failures = plain("config_reload_failures", "Configurations that were refused while running")
-        self._background = self._register(
-            Gauge("codex_completions_background_jobs", "Background responses that wait or run", registry=None)
-        )
-        self._maintenance = self._register(
-            Gauge("codex_completions_maintenance", "1 while maintenance is on, on some routes or all", registry=None)
-        )
-        self._generation = self._register(
-            Gauge("codex_completions_config_generation", "Which configuration this is, from 1", registry=None)
-        )
-        self._generation.set(1)
-        self._running: dict[str, str] = {}
+        self._generation = 1
+        self._running: dict[str, _Run] = {}
         self._quarantined_at: dict[WorkerId, float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
 
-    def watch(self, pool: Pool, scheduler: Scheduler, store: ResponseStore) -> None:
-        """Export the gauges of these, read at the moment of each scrape, and how late the running loop is."""
-        self._register(_Gauges(pool, scheduler, store, self._running))
-        self._measure_lag(asyncio.get_running_loop(), None)
+    def watch(self, pool: Workers, scheduler: Scheduler, store: ResponseStore) -> None:
+        """Read the gauges of these at the moment of each scrape, and measure how late the running loop is."""
+        self.numbers.read = reader(self.numbers, pool, scheduler, store, self._running)
+        self._loop = asyncio.get_running_loop()
+        self._measure_lag(self._loop, None)
 
     def close(self) -> None:
-        """Take all metrics out of the registry."""
+        """Measure nothing more."""
         if self._lag_timer is not None:
             self._lag_timer.cancel()
-        for collector in self.collectors:
-            self._registry.unregister(collector)
-        self.collectors.clear()
-
-    def _register(self, collector: C) -> C:
-        self._registry.register(collector)
-        self.collectors.append(collector)
-        return collector
 
     def _measure_lag(self, loop: asyncio.AbstractEventLoop, due_at: float | None) -> None:
         if due_at is not None:
-            self._lag_s.observe(max(0.0, loop.time() - due_at))
+            self.numbers.lag_s().observe(max(0.0, loop.time() - due_at))
         self._lag_timer = loop.call_later(LAG_EVERY_S, self._measure_lag, loop, loop.time() + LAG_EVERY_S)
+
+    def _relayed(self, spoke_at: float) -> None:
+        self.numbers.relay_s().observe(time.perf_counter() - spoke_at)
 
     # --- HTTP ------------------------------------------------------------------------------------------------
 
@@ -240,36 +146,45 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         self, route: str, status: int, seconds: float, facts: Mapping[str, object] | None = None
     ) -> None:
         """One HTTP request is done; with `facts` it gets its log line."""
-        self._requests(route, status).inc()
-        self._request_s(route).observe(seconds)
-        if facts is not None:
-            self.log.info("request.answered", route=route, status=status, seconds=round(seconds, 4), **facts)
+        self.numbers.requests(route, status).inc()
+        self.numbers.request_s(route).observe(seconds)
+        if facts is None:
+            return
+        code = facts.get("code")
+        if code is not None:
+            self.numbers.errors(route, code).inc()
+        self.log.info("request.answered", route=route, status=status, seconds=round(seconds, 4), **facts)
 
     def first_text(self, profile: str, seconds: float) -> None:
         """A client got its first text."""
-        self._first_token_s(profile).observe(seconds)
+        self.numbers.first_token_s(profile).observe(seconds)
+
+    def client_cut(self) -> None:
+        """A client took so long to read what was written that it was cut off."""
+        self.numbers.cut("write").inc()
 
     def handler_failed(self, route: str, error: Exception) -> None:
         """A handler raised what it should not."""
-        self._bugs("http").inc()
+        self.numbers.bugs("http").inc()
         self.log.error("handler.failed", route=route, **error_fields(error))
 
     # --- configuration ---------------------------------------------------------------------------------------
 
     def configuration_reloaded(self, changed: Collection[str], replaced: Collection[str]) -> None:
         """A new configuration is in force: these settings changed, these profiles' workers are being replaced."""
-        self._generation.inc()
+        self._generation += 1
+        self.numbers.generation.set(self._generation)
         self.log.info("configuration.reloaded", changed=sorted(changed), replaced=sorted(replaced))
 
     def configuration_refused(self, reason: str) -> None:
         """A new configuration is not in force."""
-        self._reload_failures.inc()
+        self.numbers.reload_failures().inc()
         self.log.warning("configuration.refused", reason=reason)
 
     def reload_failed(self, error: Exception) -> None:
         """A reload raised what it should not."""
-        self._reload_failures.inc()
-        self._bugs("reload").inc()
+        self.numbers.reload_failures().inc()
+        self.numbers.bugs("reload").inc()
         self.log.error("reload.failed", **error_fields(error))
 
     # --- operators -------------------------------------------------------------------------------------------
@@ -277,7 +192,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
     def maintenance_changed(self, state: State, trouble: str) -> None:
         """Maintenance is on, off or another one now; `trouble` is what was wrong with its file, or ""."""
         notice = state.notice
-        self._maintenance.set(notice is not None)
+        self.numbers.maintenance.set(int(notice is not None))
         if trouble:
             self.log.warning("maintenance.misunderstood", reason=trouble)
         if notice is None:
@@ -292,22 +207,27 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
 
     def fell_back(self, profile: str, refusal: Rejected) -> None:
         """A job that `profile` refused was taken by another."""
-        self._fallbacks(profile, REJECTIONS[type(refusal)].code).inc()
+        self.numbers.fallbacks(profile, REJECTIONS[type(refusal)].code).inc()
 
-    def job_admitted(self, job: Job) -> None:
-        self._admissions(job.profile, "admitted", "none").inc()
+    def job_admitted(self, job: Job, *, waits: bool) -> None:
+        self.numbers.admissions(job.profile, "queue" if waits else "run", "none").inc()
         if _is_detailed():
             self.log.debug(
-                "job.admitted", job=job.id, profile=job.profile, tenant=job.tenant, priority=str(job.priority)
+                "job.admitted",
+                job=job.id,
+                profile=job.profile,
+                tenant=job.tenant,
+                priority=str(job.priority),
+                waits=waits,
             )
 
     def job_rejected(self, job: Job, reason: str) -> None:
-        self._admissions(job.profile, "rejected", reason).inc()
+        self.numbers.admissions(job.profile, "reject", reason).inc()
         if _is_detailed():
             self.log.debug("job.rejected", job=job.id, profile=job.profile, tenant=job.tenant, reason=reason)
 
     def turn_started(self, job: Job, lease: Lease, attempt: int, waited_s: float) -> None:
-        self._running[job.id] = job.tenant
+        self._running[job.id] = _Run(job.tenant)
         if _is_detailed():
             self.log.debug(
                 "turn.started",
@@ -322,12 +242,18 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
             )
 
     def turn_spoke(self, job: Job, attempt: int) -> None:
+        now = time.perf_counter()
+        run = self._running.get(job.id)
+        if run is not None:
+            run.spoke_at = now
+        if self._loop is not None:
+            self._loop.call_soon(self._relayed, now)  # just before the task that reads it goes on
         if _is_detailed():
             self.log.debug("turn.spoke", job=job.id, attempt=attempt)
 
     def turn_returned(self, job: Job, lease: Lease, attempt: int, reason: str, rest_s: float) -> None:
         self._running.pop(job.id, None)
-        self._returned(job.profile, reason).inc()
+        self.numbers.returned(job.profile, reason).inc()
         if _is_detailed():
             self.log.debug(
                 "turn.returned",
@@ -343,20 +269,32 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         if _is_detailed():
             self.log.debug("seats.limited", profile=profile, limit=limit)
 
+    def turn_ended(self, job: Job, end: TurnEnd) -> None:
+        usage = end.usage
+        if usage is None:
+            return
+        self.numbers.tokens(job.profile, job.model or OTHER, job.tenant).add(
+            usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, usage.reasoning_output_tokens
+        )
+
     def ticket_settled(self, job: Job, outcome: Outcome, waited_s: float, ran_s: float, attempts: int) -> None:
         label = outcome_label(outcome)
-        self._running.pop(job.id, None)
-        self._turns(job.profile, label).inc()
+        numbers, profile = self.numbers, job.profile
+        run = self._running.pop(job.id, None)
+        numbers.turns(profile, label).inc()
         if attempts > 1:
-            self._redispatched(job.profile, label).inc()
-        self._wait_s(job.profile).observe(waited_s)
-        self._turn_s(job.profile).observe(ran_s)
+            numbers.redispatched(profile, label).inc()
+        if attempts:
+            numbers.wait_s(profile, "served").observe(waited_s)
+            numbers.turn_s(profile).observe(ran_s)
+        else:
+            numbers.wait_s(profile, "left" if isinstance(outcome, Abandoned) else "refused").observe(waited_s)
+        if isinstance(outcome, Overrun):
+            numbers.cut("buffer").inc()
         usage = outcome.end.usage if isinstance(outcome, Ended) else None
-        if usage is not None:
-            self._tokens(job.profile, "input").inc(usage.input_tokens)
-            self._tokens(job.profile, "cached_input").inc(usage.cached_input_tokens)
-            self._tokens(job.profile, "output").inc(usage.output_tokens)
-            self._tokens(job.profile, "reasoning_output").inc(usage.reasoning_output_tokens)
+        if usage is not None and usage.output_tokens > 1 and not usage.reasoning_output_tokens and run and run.spoke_at:
+            took_s = time.perf_counter() - run.spoke_at
+            numbers.token_s(profile).observe(took_s / (usage.output_tokens - 1))
         if _is_detailed():
             self.log.debug(
                 "job.settled",
@@ -370,12 +308,12 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
     # --- store -----------------------------------------------------------------------------------------------
 
     def store_called(self, operation: str, result: str, seconds: float) -> None:
-        self._store_operations(operation, result).inc()
-        self._store_s(operation).observe(seconds)
+        self.numbers.store_operations(operation, result).inc()
+        self.numbers.store_s(operation).observe(seconds)
 
     def background_jobs(self, count: int) -> None:
         """So many are worked on, or wait."""
-        self._background.set(count)
+        self.numbers.background.set(count)
 
     def background_ended(self, facts: Mapping[str, object]) -> None:
         """A background response has ended."""
@@ -383,7 +321,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
 
     def background_failed(self, error: Exception) -> None:
         """The work on a background response raised what it should not."""
-        self._bugs("background").inc()
+        self.numbers.bugs("background").inc()
         self.log.error("background.failed", **error_fields(error))
 
     def background_recovered(self, queued: int, running: int) -> None:
@@ -392,10 +330,10 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
 
     def answer_not_stored(self) -> None:
         """An answer was to be stored, and is not."""
-        self._unkept.inc()
+        self.numbers.unkept().inc()
 
     def answers_evicted(self, reason: str, count: int) -> None:
-        self._evicted(reason).inc(count)
+        self.numbers.evicted(reason).inc(count)
 
     def store_went_down(self, trouble: str, text: str) -> None:
         self.log.error("store.went_down", trouble=trouble, reason=text)
@@ -404,39 +342,45 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         self.log.info("store.came_back")
 
     def store_moved_aside(self, path: str) -> None:
-        self._moved_aside.inc()
+        self.numbers.moved_aside().inc()
         self.log.error("store.moved_aside", path=path)
 
     # --- pool ------------------------------------------------------------------------------------------------
 
     def stalled(self, seconds: float) -> None:
-        self._stalls.inc()
+        self.numbers.stalls().inc()
         self.log.warning("service.stalled", seconds=round(seconds, 3))
 
     def lease_released(self, lease: Lease) -> None:
         if _is_detailed():
             self.log.debug("lease.released", lease=lease.id, worker=str(lease.worker))
 
+    def times_taken(self, worker: WorkerId, starts_s: Collection[float], probes_s: Collection[float]) -> None:
+        for seconds in starts_s:
+            self.numbers.start_s(worker.profile).observe(seconds)
+        for seconds in probes_s:
+            self.numbers.probe_s(worker.profile).observe(seconds)
+
     def worker_moved(self, worker: WorkerId, source: WorkerState, target: WorkerState, reason: str = "") -> None:
-        self._transitions(worker.profile, source, target, _REASONS.get(reason, "other")).inc()
+        self.numbers.transitions(worker.profile, source, target, _REASONS.get(reason, "other")).inc()
         if target is WorkerState.QUARANTINED:
             self._quarantined_at[worker] = time.perf_counter()
         elif (began_at := self._quarantined_at.pop(worker, None)) is not None:
-            self._quarantine_s(worker.profile).observe(time.perf_counter() - began_at)
+            self.numbers.quarantine_s(worker.profile).observe(time.perf_counter() - began_at)
         self.log.debug("worker.moved", worker=str(worker), source=str(source), target=str(target), reason=reason)
 
     def worker_booted(self, worker: WorkerId, version: str, boot_s: float) -> None:
         self.versions[worker.profile] = version
-        self._boots(worker.profile, "ready").inc()
-        self._boot_s(worker.profile).observe(boot_s)
+        self.numbers.boots(worker.profile, "ready").inc()
+        self.numbers.boot_s(worker.profile).observe(boot_s)
         self.log.info("worker.booted", worker=str(worker), version=version, boot_s=round(boot_s, 4))
 
     def boot_failed(self, worker: WorkerId, reason: str) -> None:
-        self._boots(worker.profile, "failed").inc()
+        self.numbers.boots(worker.profile, "failed").inc()
         self.log.error("worker.boot_failed", worker=str(worker), reason=reason)
 
     def worker_exited(self, end: WorkerExit) -> None:
-        self._exits(end.worker.profile, "none" if end.code is None else str(end.code)).inc()
+        self.numbers.exits(end.worker.profile, "none" if end.code is None else str(end.code)).inc()
         self.last_exit = {"code": end.code, "reason": end.reason}
         expected = end.code == 0 and _REASONS.get(end.reason) in _PLANNED
         log = self.log.info if expected else self.log.warning
@@ -444,105 +388,16 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         if end.stderr_tail:
             self.log.warning("worker.stderr", worker=str(end.worker), tail=end.stderr_tail[-1000:])
 
-    def frames_counted(self, counts: dict[str, int]) -> None:
+    def frames_counted(self, worker: WorkerId, counts: Mapping[str, int]) -> None:
+        numbers = self.numbers
         for kind, count in counts.items():
-            if count:
-                (self._apart.get(kind) or self._frames(kind)).inc(count)
+            if count and kind == "probe_missed":
+                numbers.misses(worker.profile).inc(count)
+            elif count and kind == "strike":
+                numbers.strikes(worker.profile).inc(count)
+            elif count:
+                numbers.frames(worker.profile, kind).inc(count)
 
     def bug_found(self, where: str, error: Exception) -> None:
-        self._bugs("worker").inc()
+        self.numbers.bugs("worker").inc()
         self.log.error("bug.found", where_found=where, **error_fields(error))
-
-
-class _Gauges(Collector):
-    """Reads the cores' own numbers, so that nothing is counted twice; `running` gives each running job's tenant."""
-
-    def __init__(self, pool: Pool, scheduler: Scheduler, store: ResponseStore, running: Mapping[str, str]) -> None:
-        self._pool = pool
-        self._scheduler = scheduler
-        self._store = store
-        self._running = running
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        draining = _gauge("draining", "1 while no new work is taken")
-        draining.add_metric((), int(self._scheduler.is_draining))
-        tenants = _gauge("tenant_running", "Turns of each key", "tenant")
-        for tenant, count in Counts(self._running.values()).items():
-            tenants.add_metric((tenant,), count)
-        pool, queues, store = self._pool.snapshot(), self._scheduler.snapshot(), self._store.snapshot()
-        return (*_of_pool(pool), *_of_queues(queues), *_of_store(store), tenants, draining)
-
-
-def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"codex_completions_{name}", text, labels=labels)
-
-
-def _of_pool(rows: Iterable[ProfileSnapshot]) -> tuple[GaugeMetricFamily, ...]:
-    workers = _gauge("workers", "Workers by state", "profile", "state")
-    by_number = {
-        "seats": _gauge("seats", "Turns that workers in service can run at once", "profile"),
-        "seats_free": _gauge("seats_free", "Seats without a turn", "profile"),
-        "breaker_open": _gauge("breaker_open", "1 while boots fail so often that few are tried", "profile"),
-        "panic": _gauge("panic", "1 while so many workers look sick that none is judged", "profile"),
-        "outdated": _gauge("workers_outdated", "Workers of an earlier configuration", "profile"),
-        "rss": _gauge("worker_rss_bytes", "Memory of the largest worker", "profile"),
-    }
-    for row in rows:
-        for state, count in row.workers.items():
-            workers.add_metric((row.profile, state), count)
-        numbers = {
-            "seats": row.seats,
-            "seats_free": row.free,
-            "breaker_open": int(row.is_broken),
-            "panic": int(row.is_panicking),
-            "outdated": row.outdated,
-            "rss": max((worker.rss_bytes for worker in row.each), default=0),
-        }
-        for name, number in numbers.items():
-            by_number[name].add_metric((row.profile,), number)
-    return (workers, *by_number.values())
-
-
-def _of_store(now: StoreSnapshot) -> tuple[GaugeMetricFamily, ...]:
-    numbers = (
-        ("up", "1 while answers can be stored", int(now.is_up)),
-        ("responses", "Stored answers", now.responses),
-        ("bytes", "What stored answers take", now.used_bytes),
-        ("waiting_bytes", "What waits to be written", now.waiting_bytes),
-    )
-    gauges = tuple(_gauge(f"store_{name}", text) for name, text, _ in numbers)
-    for gauge, (_, _, number) in zip(gauges, numbers, strict=True):
-        gauge.add_metric((), number)
-    return gauges
-
-
-def _of_queues(rows: Iterable[QueueSnapshot]) -> tuple[GaugeMetricFamily, ...]:
-    waiting = _gauge("jobs_waiting", "Jobs without a seat", "profile", "priority")
-    limit = _gauge("seats_limit", "Turns that may run at once, where there is such a limit", "profile")
-    by_number = {
-        "running": _gauge("jobs_running", "Jobs with a seat", "profile"),
-        "oldest": _gauge("oldest_wait_seconds", "How long the oldest job has waited", "profile"),
-        "predicted": _gauge("predicted_wait_seconds", "What a new job would wait", "profile"),
-        "tokens": _gauge("retry_tokens", "Turns that may be run again now", "profile"),
-        "overloaded": _gauge("codel_overloaded", "1 while waits stay over the target", "profile"),
-        "marked": _gauge("poison_marks", "Open jobs that have crashed a worker", "profile"),
-    }
-    for row in rows:
-        for priority, count in row.by_priority.items():
-            waiting.add_metric((row.profile, priority), count)
-        if row.limit is not None:
-            limit.add_metric((row.profile,), row.limit)
-        numbers = {
-            "running": row.running,
-            "oldest": row.oldest_wait_s,
-            "predicted": row.predicted_wait_s,
-            "tokens": row.retry_tokens,
-            "overloaded": int(row.is_overloaded),
-            "marked": row.marked,
-        }
-        for name, number in numbers.items():
-            by_number[name].add_metric((row.profile,), number)
-    return (waiting, limit, *by_number.values())

@@ -327,4 +327,5 @@ class Reply:
             transport = self._request.transport
             if transport is not None:
                 transport.abort()
+            self._request.app[SERVICE].observability.client_cut()
             raise ConnectionResetError("the client does not read") from None

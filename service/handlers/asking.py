@@ -63,6 +63,7 @@ class Asked(msgspec.Struct, frozen=True):
             deadline_s=min((each for each in deadlines if each is not None), default=None),
             seats=self.tenant.seats,
             queue_share=self.tenant.queue_max or target.tenant_queue_max,
+            model=route.public,
         )
 
 

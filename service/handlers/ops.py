@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from prometheus_async.aio.web import server_stats
+from prometheus_client import REGISTRY, generate_latest
 
 from pool.worker_state import WorkerState
 from service.state import SERVICE, Service
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def _json(value: Any, status: int) -> web.Response:
@@ -106,7 +108,13 @@ async def metrics(request: web.Request) -> web.Response:
     current = request.app[SERVICE].current
     if not current.settings.server.open_metrics and (not _is_local(request.remote) or _is_forwarded(request)):
         current.keyring.tenant(request.headers.get("Authorization"))
-    return await server_stats(request)
+    return scrape(request.app[SERVICE])
+
+
+def scrape(service: Service) -> web.Response:
+    """Our numbers, and those of the process itself."""
+    body = service.observability.numbers.text() + generate_latest(REGISTRY)
+    return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
 
 
 def _is_forwarded(request: web.Request) -> bool:

@@ -46,7 +46,7 @@ class Recording(SchedulerObserver):
         self.attempts: list[int] = []
         self.limits: list[tuple[str, int | None]] = []
 
-    def job_admitted(self, job: Job) -> None:
+    def job_admitted(self, job: Job, *, waits: bool) -> None:
         self.admitted.append(job.id)
 
     def job_rejected(self, job: Job, reason: str) -> None:

@@ -1079,6 +1079,7 @@ def test_the_numbers_tell_what_a_queue_is_like() -> None:
         retry_tokens=16 + 0.75 - 1,
         is_overloaded=False,
         marked=1,
+        marks=1,
     )
 
 

@@ -379,7 +379,7 @@ async def test_a_full_queue_is_a_503_that_says_when_to_come_back(tmp_path: Path,
         assert refused.error["type"] == "backend_unavailable"
         assert_tells_when_to_come_back(refused)
         assert queued.result().text == "my turn"
-        assert api.counted("admissions_total", profile="default", decision="rejected", reason="queue_full") == 1
+        assert api.counted("admissions_total", profile="default", decision="reject", reason="queue_full") == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.fake_app_server import write_launcher
 from pool.events import Fault, FaultKind, Finish, TextDelta, ToolCall, TurnEnd, TurnRequest, Usage
@@ -32,6 +32,7 @@ from scheduler.model import (
     Overrun,
     Shed,
 )
+from service import __version__
 from service.logs import error_fields
 from service.maintenance import Notice, State
 from service.observability import _REASONS, Observability, outcome_label
@@ -290,19 +291,26 @@ def a_job() -> Job:
 
 
 def test_every_fact_is_counted_where_the_table_says() -> None:
-    registry = CollectorRegistry()
-    watching = Observability(registry)
+    watching = Observability()
     watching.request_answered("/x", 200, 0.5)
+    watching.request_answered("/x", 404, 0.5, {"code": "unknown_url"})
     watching.first_text("default", 0.5)
     watching.handler_failed("/x", ValueError(MARK))
-    watching.job_admitted(a_job())
+    watching.client_cut()
+    watching.job_admitted(a_job(), waits=False)
+    watching.job_admitted(a_job(), waits=True)
     watching.job_rejected(a_job(), "queue_full")
     watching.fell_back("default", NotReady("", 1.0))
     watching.turn_started(a_job(), LEASE, 1, 0.5)
     watching.turn_spoke(a_job(), 1)
     watching.turn_returned(a_job(), LEASE, 1, "quarantined", 0.0)
     watching.limit_changed("default", 3)
-    watching.ticket_settled(a_job(), Ended(TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 0, 5, 2))), 1.0, 2.0, 2)
+    end = TurnEnd(finish=Finish.STOP, usage=Usage(10, 4, 1, 5, 2))
+    watching.turn_ended(a_job(), end)
+    watching.turn_ended(a_job(), TurnEnd(finish=Finish.INTERRUPTED))
+    watching.ticket_settled(a_job(), Ended(end), 1.0, 2.0, 2)
+    watching.ticket_settled(a_job(), Overrun(), 1.0, 2.0, 1)
+    watching.ticket_settled(a_job(), Expired(3.0, 1.0), 3.0, 0.0, 0)
     watching.ticket_settled(a_job(), Abandoned(), 3.0, 0.0, 0)
     watching.worker_moved(WORKER, WorkerState.PROBATION, WorkerState.READY, "its probation passed without a fault")
     watching.worker_moved(WORKER, WorkerState.READY, WorkerState.QUARANTINED, "its turns fail")
@@ -316,7 +324,8 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.boot_failed(WORKER, "a reason")
     watching.worker_exited(WorkerExit(WORKER, "a reason", -9, "its last words"))
     watching.worker_exited(WorkerExit(WORKER, "a reason", None, ""))
-    watching.frames_counted({"frames": 7, "garbage": 0, "probe_missed": 2, "strike": 1})
+    watching.frames_counted(WORKER, {"frames": 7, "garbage": 0, "probe_missed": 2, "strike": 1})
+    watching.times_taken(WORKER, [0.25, 0.25], [0.5])
     watching.bug_found("default/0.1", ValueError(MARK))
     watching.store_called("create", "stored", 0.25)
     watching.store_called("create", "disk_full", 0.25)
@@ -330,39 +339,57 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.background_failed(RuntimeError("a bug"))
     values = {
         (sample.name, *sample.labels.values()): sample.value
-        for family in registry.collect()
+        for family in text_string_to_metric_families(watching.numbers.text().decode())
         for sample in family.samples
-        if not sample.name.endswith(("_bucket", "_created"))
+        if not sample.name.endswith("_bucket")
     }
     default = ("default",)
     assert 0 <= values.pop(("codex_completions_quarantine_seconds_sum", *default)) < 1
     expected = {
+        ("build_info", __version__): 1,
         ("http_requests_total", "/x", "200"): 1,
-        ("http_request_seconds_count", "/x"): 1,
-        ("http_request_seconds_sum", "/x"): 0.5,
+        ("http_requests_total", "/x", "404"): 1,
+        ("http_request_seconds_count", "/x"): 2,
+        ("http_request_seconds_sum", "/x"): 1.0,
+        ("http_errors_total", "/x", "unknown_url"): 1,
+        ("relay_delay_seconds_count",): 0,
+        ("relay_delay_seconds_sum",): 0,
+        ("slow_clients_cut_total", "write"): 1,
+        ("slow_clients_cut_total", "buffer"): 1,
         ("first_token_seconds_count", *default): 1,
         ("first_token_seconds_sum", *default): 0.5,
-        ("admissions_total", *default, "admitted", "none"): 1,
-        ("admissions_total", *default, "rejected", "queue_full"): 1,
+        ("admissions_total", *default, "run", "none"): 1,
+        ("admissions_total", *default, "queue", "none"): 1,
+        ("admissions_total", *default, "reject", "queue_full"): 1,
         ("fallbacks_total", *default, "worker_not_ready"): 1,
         ("redispatches_total", *default, "quarantined"): 1,
         ("redispatched_total", *default, "stop"): 1,
         ("turns_total", *default, "stop"): 1,
         ("turns_total", *default, "abandoned"): 1,
-        ("queue_wait_seconds_count", *default): 2,
-        ("queue_wait_seconds_sum", *default): 4.0,
+        ("turns_total", *default, "slow_client"): 1,
+        ("turns_total", *default, "queue_timeout"): 1,
+        ("queue_wait_seconds_count", *default, "served"): 2,
+        ("queue_wait_seconds_sum", *default, "served"): 2.0,
+        ("queue_wait_seconds_count", *default, "left"): 1,
+        ("queue_wait_seconds_sum", *default, "left"): 3.0,
+        ("queue_wait_seconds_count", *default, "refused"): 1,
+        ("queue_wait_seconds_sum", *default, "refused"): 3.0,
         ("turn_seconds_count", *default): 2,
-        ("turn_seconds_sum", *default): 2.0,
-        ("tokens_total", *default, "input"): 10,
-        ("tokens_total", *default, "cached_input"): 4,
-        ("tokens_total", *default, "output"): 5,
-        ("tokens_total", *default, "reasoning_output"): 2,
+        ("turn_seconds_sum", *default): 4.0,
+        ("turn_start_seconds_count", *default): 2,
+        ("turn_start_seconds_sum", *default): 0.5,
+        ("tokens_total", *default, "other", "alice", "input"): 10,
+        ("tokens_total", *default, "other", "alice", "cached_input"): 4,
+        ("tokens_total", *default, "other", "alice", "output"): 5,
+        ("tokens_total", *default, "other", "alice", "reasoning_output"): 2,
         ("worker_transitions_total", *default, "probation", "ready", "other"): 1,
         ("worker_transitions_total", *default, "ready", "quarantined", "failing"): 1,
         ("worker_transitions_total", *default, "quarantined", "stopping", "other"): 1,
         ("quarantine_seconds_count", *default): 1,
-        ("probes_missed_total",): 2,
-        ("strikes_total",): 1,
+        ("probes_missed_total", *default): 2,
+        ("probe_seconds_count", *default): 1,
+        ("probe_seconds_sum", *default): 0.5,
+        ("strikes_total", *default): 1,
         ("monitor_clock_resets_total",): 1,
         ("maintenance",): 1,
         ("loop_lag_seconds_count",): 0,
@@ -375,7 +402,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("worker_boot_seconds_sum", *default): 0.5,
         ("worker_exits_total", *default, "-9"): 1,
         ("worker_exits_total", *default, "none"): 1,
-        ("frames_total", "frames"): 7,
+        ("frames_total", *default, "frames"): 7,
         ("store_operations_total", "create", "stored"): 1,
         ("store_operations_total", "create", "disk_full"): 1,
         ("store_operation_seconds_count", "create"): 2,
@@ -393,9 +420,9 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
 
 
 def test_every_move_of_a_job_and_of_a_lease_is_a_line_of_detail(log: Log) -> None:
-    watching = Observability(CollectorRegistry())
+    watching = Observability()
     job = a_job()
-    watching.job_admitted(job)
+    watching.job_admitted(job, waits=False)
     watching.job_rejected(job, "queue_full")
     watching.turn_started(job, LEASE, 1, 0.51236)
     watching.turn_spoke(job, 1)
@@ -407,7 +434,7 @@ def test_every_move_of_a_job_and_of_a_lease_is_a_line_of_detail(log: Log) -> Non
     about = {"job": "req_1", "profile": "default", "tenant": "alice"}
     there = {"lease": 7, "worker": "default/0.1"}
     expected: list[dict[str, Any]] = [
-        {"event": "job.admitted", **about, "priority": "standard"},
+        {"event": "job.admitted", **about, "priority": "standard", "waits": False},
         {"event": "job.rejected", **about, "reason": "queue_full"},
         {"event": "turn.started", **about, "priority": "standard", "attempt": 1, **there, "waited_s": 0.5124},
         {"event": "turn.spoke", "job": "req_1", "attempt": 1},
@@ -445,10 +472,10 @@ def test_every_move_of_a_job_and_of_a_lease_is_a_line_of_detail(log: Log) -> Non
 
 def test_details_cost_nothing_where_they_are_not_wanted(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     log.configure("info")
-    watching = Observability(CollectorRegistry())
+    watching = Observability()
     monkeypatch.setattr(watching, "log", None)
     job = a_job()
-    watching.job_admitted(job)
+    watching.job_admitted(job, waits=False)
     watching.turn_started(job, LEASE, 1, 0.5)
     watching.turn_spoke(job, 1)
     watching.lease_released(LEASE)
@@ -470,18 +497,8 @@ def test_every_reason_that_is_told_apart_is_one_that_the_pool_gives() -> None:
     assert [reason for reason in _REASONS if f'"{reason}"' not in words] == []
 
 
-def test_closing_makes_room_for_the_next() -> None:
-    registry = CollectorRegistry()
-    first = Observability(registry)
-    with pytest.raises(ValueError, match="Duplicated"):
-        Observability(registry)
-    first.close()
-    assert list(registry.collect()) == []
-    Observability(registry).close()
-
-
 def test_the_version_in_the_fingerprint_is_the_last_that_booted() -> None:
-    watching = Observability(CollectorRegistry())
+    watching = Observability()
     watching.worker_booted(WORKER, "0.162.0", 0.1)
     watching.worker_booted(WORKER, "0.163.0", 0.1)
     assert watching.versions == {"default": "0.163.0"}

@@ -232,15 +232,21 @@ async def test_metrics_count_what_happened(tmp_path: Path) -> None:
         assert api.counted("turns_total", **default, outcome="stop") == 1
         assert api.counted("turns_total", **default, outcome="upstream_error") == 1
         kinds = {"input": 100, "cached_input": 40, "output": 20, "reasoning_output": 5}
-        assert {kind: api.counted("tokens_total", **default, kind=kind) for kind in kinds} == kinds
+        whose = {"model": "codex-5", "tenant": "default"}
+        assert {kind: api.counted("tokens_total", **default, **whose, kind=kind) for kind in kinds} == kinds
         chat = {"route": "/v1/chat/completions"}
         answered = {
             status: api.counted("http_requests_total", **chat, status=status) for status in ("200", "502", "404")
         }
         assert answered == {"200": 1, "502": 1, "404": 1}
         assert api.counted("http_requests_total", route="unknown", status="404") == 1
+        assert api.counted("http_errors_total", **chat, code="model_not_found") == 1
         assert api.counted("first_token_seconds_count", **default) == 1
-        assert api.counted("queue_wait_seconds_count", **default) == 2
+        assert api.counted("relay_delay_seconds_count") == 1
+        assert api.counted("output_token_seconds_count", **default) == 0, "it has thought"
+        assert api.counted("queue_wait_seconds_count", **default, end="served") == 2
+        assert api.counted("admissions_total", **default, decision="run") == 2
+        await until(lambda: api.counted("turn_start_seconds_count", **default) == 2)
         assert api.counted("worker_boots_total", **default, result="ready") == 1
         assert api.counted("workers", **default, state="ready") == 1
         assert api.counted("seats", **default) == api.counted("seats_free", **default) == 4

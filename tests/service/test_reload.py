@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from pool.errors import ConfigurationError, EnvironmentUnfit
 from pool.events import TurnRequest
@@ -23,7 +22,7 @@ from service.settings import Settings
 from service.state import Service
 from tests.service.conftest import Log
 from tests.support.fake_seats import FakeSeats
-from tests.support.services import ENVIRON, KEY, settings, until
+from tests.support.services import ENVIRON, KEY, sample, settings, until
 
 OTHER = {"anonymous": True, "workers": 1}
 
@@ -58,6 +57,7 @@ class Reloading:
         seats = FakeSeats(default=0, other=0, third=0)
         self.service.scheduler = Scheduler(seats, queue_policies(first), self.service.observability)
         self.workers = RecordingWorkers({name: profile.base_url for name, profile in first.profiles.items()})
+        self.service.observability.numbers.read = lambda: None  # nothing runs that could be looked at
         self.load: Callable[[], Settings] = lambda: first
         self.reloader = Reloader(self.service, self.workers, self._load, ENVIRON)
 
@@ -77,11 +77,11 @@ class Reloading:
 
     @property
     def generation(self) -> float:
-        return REGISTRY.get_sample_value("codex_completions_config_generation") or 0.0
+        return sample(self.service.observability.numbers, "config_generation")
 
     @property
     def failures(self) -> float:
-        return REGISTRY.get_sample_value("codex_completions_config_reload_failures_total") or 0.0
+        return sample(self.service.observability.numbers, "config_reload_failures_total")
 
     def job(self, profile: str, name: str = "req_1") -> Job:
         return Job(name, profile, "default", TurnRequest("m", "", ()), 60.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class RecordingObserver(PoolObserver):
     def worker_exited(self, end: WorkerExit) -> None:
         self.exits.append(end)
 
-    def frames_counted(self, counts: dict[str, int]) -> None:
+    def frames_counted(self, worker: WorkerId, counts: Mapping[str, int]) -> None:
         for kind, count in counts.items():
             self.frames[kind] = self.frames.get(kind, 0) + count
 

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp import web
-from prometheus_client import REGISTRY
 
 from loadtest.fake_app_server import write_launcher
 from pool.worker_state import WorkerState
 from service.app import build
 from service.background import Background
 from service.lifecycle import http_runner
+from service.metrics import Metrics
 from service.reload import Reloader
 from service.settings import KeySettings, Settings
 from service.state import Service
@@ -311,12 +311,24 @@ class RunningService:
 
     def counted(self, name: str, **labels: str) -> float:
         """A metric's value."""
-        return REGISTRY.get_sample_value(f"codex_completions_{name}", labels) or 0.0
+        return sample(self.service.observability.numbers, name, **labels)
 
     @property
     def bugs(self) -> float:
         """Exceptions of our own that a boundary caught."""
         return sum(self.counted("bugs_total", where=where) for where in ("http", "worker", "background"))
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels, at least."""
+    wanted = {f'{label}="{value}"' for label, value in labels.items()}
+    rows = (line.rpartition(" ") for line in metrics.text().decode().splitlines() if not line.startswith("#"))
+    found = ((head.removesuffix("}").partition("{"), value) for head, _, value in rows)
+    return sum(
+        float(value)
+        for (full, _, told), value in found
+        if full == f"codex_completions_{name}" and wanted <= set(told.split(","))
+    )
 
 
 def key(name: str, text: str, **fields: Any) -> KeySettings:
