@@ -38,6 +38,7 @@ class Tenant:
     tokens: Allowance | None = None
     expires_wall: float = math.inf
     models: frozenset[str] | None = None
+    sees_all_usage: bool = False
 
     def allowed(self, wanted: Priority) -> Priority:
         """The class it gets when it wants this one."""
@@ -177,4 +178,5 @@ def _tenant(key: KeySettings, counts: Counts) -> Tenant:
         tokens=None if tokens is None else Allowance(tokens, counts.tokens),
         expires_wall=math.inf if key.expires is None else key.expires.timestamp(),
         models=None if key.models is None else frozenset(key.models),
+        sees_all_usage=key.usage == "all",
     )

@@ -11,7 +11,7 @@ from pool.pool import Pool
 from scheduler.scheduler import Scheduler
 from service import __version__
 from service.background import BACKGROUND, Background
-from service.handlers import chat, models, ops, responses, stored
+from service.handlers import chat, models, ops, responses, stored, usage
 from service.launch import profiles, queue_policies
 from service.maintenance import Maintenance
 from service.middleware import expect, observe, sign
@@ -22,6 +22,7 @@ from service.store.memory import MemoryStore
 from service.store.observer import StoreObserver
 from service.store.protocol import NoStore, ResponseStore
 from service.store.sqlite import SqliteStore
+from service.usage.ledger import Ledger
 
 
 def build(settings: Settings, environ: Mapping[str, str]) -> Service:
@@ -37,10 +38,13 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     pool.on_freed = scheduler.seats_freed
     pool.on_quarantined = scheduler.leases_doubted
     store = store_of(settings, observability)
+    ledger = None
+    if settings.usage.enabled:
+        ledger = Ledger(settings.usage.path or settings.state_dir / "usage.sqlite", settings.usage, observability)
     observability.watch(pool, scheduler, store)
     file = settings.maintenance.file or settings.state_dir / "maintenance.json"
     maintenance = Maintenance(settings.maintenance, file, observability.maintenance_changed)
-    return Service(Configuration.of(settings), pool, scheduler, store, observability, maintenance)
+    return Service(Configuration.of(settings), pool, scheduler, store, ledger, observability, maintenance)
 
 
 def store_of(settings: Settings, observer: StoreObserver) -> ResponseStore:
@@ -75,6 +79,8 @@ def application(service: Service, background: Background) -> web.Application:
         web.get("/v1/models", models.list_models, expect_handler=expect),
         web.get("/v1/models/", models.list_models, expect_handler=expect),
         web.get("/v1/models/{id}", models.get_model, expect_handler=expect),
+        web.get("/v1/usage", usage.summary, expect_handler=expect),
+        web.get("/v1/usage/raw", usage.raw, expect_handler=expect),
         web.get("/healthz", ops.healthz, expect_handler=expect),
         web.get("/readyz", ops.readyz, expect_handler=expect),
         web.get("/livez", ops.livez, expect_handler=expect),

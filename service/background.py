@@ -30,6 +30,7 @@ from service.toolcalls.mode import OutputMode
 
 TAIL_BYTES = 256 * 1024
 """How much of a stream's events is at hand for those who follow it; what is older is read from the store."""
+ROUTE = "/v1/responses"
 RETRY_S = 1.0
 """Between two attempts at what has to be done some time."""
 MARK = b""
@@ -118,6 +119,7 @@ class Work:
         self._question = question
         self._inquiry = inquiry
         self._voices = inquiry.voices
+        self._began_at = time.perf_counter()
         self._has_begun = self._is_cancelled = self._is_forgotten = False
         self._news = asyncio.Event()
         self._unwanted = asyncio.Event()
@@ -191,6 +193,11 @@ class Work:
             self.is_stored = bool(self.is_stored)
             self.is_over = True
             self._tell()
+
+    def keep_usage(self) -> None:
+        """Record what it took, unless that is for the next process to know."""
+        if self._has_begun:
+            self._inquiry.keep_usage(ROUTE, 200, time.perf_counter() - self._began_at)
 
     def facts(self) -> dict[str, object]:
         """What the log says of its end."""
@@ -329,7 +336,10 @@ class Background:
 
     async def _see_to(self, work: Work) -> None:
         try:
-            await work.run()
+            try:
+                await work.run()
+            finally:
+                work.keep_usage()
             if work.last:
                 self._service.observability.background_ended(work.facts())
         except Exception as error:  # noqa: BLE001 - the boundary: a bug costs this response, and nobody else anything

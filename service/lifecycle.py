@@ -56,11 +56,11 @@ async def serve(
     try:
         with _signals(stop, reloader):
             await asyncio.to_thread(service.pool.prepare, environ.get("PATH"))
-            await service.store.open()
             try:
+                await service.open()
                 await _run(service, stop, on_ready, reloader)
             finally:
-                await service.store.close()
+                await service.close()
     except* (ConfigurationError, EnvironmentUnfit) as group:
         raise group.exceptions[0] from None
     finally:

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from service.admission import told
 from service.api.errors import ApiError, internal, store_unavailable, too_large, under_maintenance
+from service.handlers.exchange import INQUIRY
 from service.state import FACTS, HEADERS, REQUEST_ID, SERVICE, TENANT
 from service.store.protocol import StoreUnavailable
 
@@ -25,7 +26,8 @@ SERVER_NAME = "codex-completions"
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id, answer its errors, and say in one line how it went."""
-    observability = request.app[SERVICE].observability
+    service = request.app[SERVICE]
+    observability = service.observability
     route = route_label(request)
     request[REQUEST_ID] = request_id = new_id()
     facts: dict[str, object] = {"request_id": request_id}
@@ -39,7 +41,10 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         seconds = time.perf_counter() - began_at
         # Not before the answer: what is left to do in this step of the task is to write it.
         account = observability.request_answered
-        asyncio.get_running_loop().call_soon(account, route, status, seconds, None if route in _QUIET else facts)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(account, route, status, seconds, None if route in _QUIET else facts)
+        if INQUIRY in request:
+            loop.call_soon(request[INQUIRY].keep_usage, route, status, seconds)
     return response
 
 

@@ -23,6 +23,7 @@ class Numbers(Metrics):
         self._of_seats()
         self._of_workers()
         self._of_the_store()
+        self._of_usage()
         self._of_the_service()
 
     def _of_requests(self) -> None:
@@ -393,6 +394,25 @@ class Numbers(Metrics):
                 "responses",
                 "background responses that wait or run, now",
                 "at `background.max_jobs` more are refused",
+            ),
+        )
+
+    def _of_usage(self) -> None:
+        self.usage = self.counter(
+            "usage_records",
+            About(
+                "requests",
+                "that were served, and whose usage was recorded (`stored`) or was not (`lost`)",
+                "lost: `/v1/usage` tells too little; see `usage_up`",
+            ),
+            "result",
+        )
+        self.usage_up = self.gauge(
+            "usage_up",
+            About(
+                "0 or 1",
+                "usage can be recorded",
+                "0: 20,000 requests wait for it, more are lost; the log says why",
             ),
         )
 

@@ -42,6 +42,7 @@ from service.numbers import Numbers
 from service.readings import Workers, reader
 from service.store.observer import StoreObserver
 from service.store.protocol import ResponseStore
+from service.usage.ledger import UsageObserver
 
 LAG_EVERY_S = 0.25
 OTHER = "other"
@@ -103,7 +104,7 @@ class _Run(msgspec.Struct):
     spoke_at: float = 0.0
 
 
-class Observability(PoolObserver, SchedulerObserver, StoreObserver):
+class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserver):
     """Watches everything; one for the service. `close` makes room for the next one."""
 
     def __init__(self) -> None:
@@ -113,6 +114,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
         self.numbers.info.set(1, __version__)
         self.numbers.maintenance.set(0)
         self.numbers.background.set(0)
+        self.numbers.usage_up.set(1)
         self.versions: dict[str, str] = {}
         self.last_exit: dict[str, Any] | None = None
         self._generation = 1
@@ -344,6 +346,25 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver):
     def store_moved_aside(self, path: str) -> None:
         self.numbers.moved_aside().inc()
         self.log.error("store.moved_aside", path=path)
+
+    # --- usage -----------------------------------------------------------------------------------------------
+
+    def usage_written(self, records: int) -> None:
+        self.numbers.usage("stored").inc(records)
+
+    def usage_lost(self, records: int) -> None:
+        self.numbers.usage("lost").inc(records)
+
+    def usage_went_down(self, trouble: str, text: str) -> None:
+        self.numbers.usage_up.set(0)
+        self.log.error("usage.went_down", trouble=trouble, reason=text)
+
+    def usage_came_back(self) -> None:
+        self.numbers.usage_up.set(1)
+        self.log.info("usage.came_back")
+
+    def usage_moved_aside(self, path: str) -> None:
+        self.log.error("usage.moved_aside", path=path)
 
     # --- pool ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from service.logs import configure_logging
 from service.settings import Settings, require_keys
 from service.state import Configuration, Service
 from service.store.settings import StoreSettings
+from service.usage.settings import UsageSettings
 
 S = TypeVar("S")
 
@@ -29,6 +30,7 @@ FIXED = frozenset(
         "server.port",
         "maintenance.file",
         *(f"store.{name}" for name in StoreSettings.model_fields),
+        *(f"usage.{name}" for name in UsageSettings.model_fields),
     }
 )
 """What only a restart can change."""

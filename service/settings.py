@@ -37,6 +37,7 @@ from service.maintenance import MaintenanceSettings
 from service.routing import Routes
 from service.store.settings import StoreSettings
 from service.toolcalls.settings import ToolSettings
+from service.usage.settings import UsageSettings
 
 PREFIX = "CODEX_COMPLETIONS_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -161,6 +162,7 @@ class KeySettings(_Model):
 
     name: Name = Field(description="Who is charged; appears in logs and metrics.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal.")
+    usage: Literal["own", "all"] = Field("own", description="Whose usage it may read at `/v1/usage`.")
     requests_per_minute: int | None = Field(None, ge=1, description="This key's contract; unset: no limit.")
     tokens_per_minute: int | None = Field(
         None, ge=1, description="Likewise, of prompts and answers together; unset: no limit."
@@ -374,6 +376,7 @@ class Settings(BaseSettings):
     tools: ToolSettings = ToolSettings()
     store: StoreSettings = StoreSettings()
     background: BackgroundSettings = BackgroundSettings()
+    usage: UsageSettings = UsageSettings()
     images: ImageSettings = ImageSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")

@@ -16,6 +16,7 @@ from service.room import Room
 from service.routing import Routes
 from service.settings import Settings
 from service.store.protocol import ResponseStore
+from service.usage.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,26 @@ class Service:
     pool: Pool
     scheduler: Scheduler
     store: ResponseStore
+    ledger: Ledger | None
     observability: Observability
     maintenance: Maintenance
     room: Room = field(default_factory=Room)
+
+    async def open(self) -> None:
+        """Open what is kept in files.
+
+        Raises:
+            EnvironmentUnfit: one of them can never be used.
+        """
+        await self.store.open()
+        if self.ledger is not None:
+            await self.ledger.open()
+
+    async def close(self) -> None:
+        """Write what is still to be written, within a bound. Harmless if they were not opened."""
+        await self.store.close()
+        if self.ledger is not None:
+            await self.ledger.close()
 
 
 SERVICE = web.AppKey("service", Service)

@@ -26,6 +26,7 @@ def settings_tables() -> str:
         ("`[log]`", definitions["LogSettings"]),
         ("`[tools]`", definitions["ToolSettings"]),
         ("`[store]`", definitions["StoreSettings"]),
+        ("`[usage]`", definitions["UsageSettings"]),
         ("`[background]`", definitions["BackgroundSettings"]),
         ("`[images]`", definitions["ImageSettings"]),
         ("`[maintenance]`", definitions["MaintenanceSettings"]),
@@ -78,7 +79,7 @@ def predecessor_tables() -> str:
     """What was kept of the predecessor's answers, what was not, and what is no difference."""
     answers = exchanges()
     parts = (
-        ("Kept, changed, later", verdicts.summary(answers)),
+        ("Kept and changed", verdicts.summary(answers)),
         ("Changed on purpose", verdicts.changes(answers)),
         ("No difference", verdicts.rules()),
     )

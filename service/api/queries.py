@@ -1,7 +1,8 @@
-"""What a client may say in the query of the routes of stored responses."""
+"""What a client may say in the query of the routes that only read."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from multidict import MultiMapping
@@ -11,6 +12,7 @@ from service.api.fields import for_header
 from service.api.responses import INCLUDES
 
 MAX_LIMIT = 100
+MAX_USAGE_LIMIT = 10_000
 _SWITCHES = {"true": True, "1": True, "false": False, "0": False}
 _OF_RETRIEVAL = {"stream", "include_obfuscation", "starting_after", "include", "include[]", "no_keepalive"}
 
@@ -71,6 +73,52 @@ def read_paging(query: Query) -> Paging:
         before=query.get("before"),
         ignored=_unknown(query, {"limit", "order", "after", "before", "include", "include[]"}),
     )
+
+
+class UsageQuery(NamedTuple):
+    """Of usage from `start_ms` until before `end_ms`, of the wall clock; `group` is by what it is told, `key` whose."""
+
+    start_ms: int
+    end_ms: int
+    group: str | None
+    key: str | None
+
+
+def read_usage(query: Query, now_ms: int) -> UsageQuery:
+    """Source: the predecessor's `/v1/usage`: instants are milliseconds, or in ISO 8601; without a zone they are UTC.
+
+    Raises:
+        ApiError: 400, with the parameter's name.
+    """
+    group = query.get("group")
+    if group not in (None, "hour", "day"):
+        raise invalid("group must be one of: hour, day", "group")
+    start_ms, end_ms = _instant(query, "start", 0), _instant(query, "end", now_ms)
+    return UsageQuery(start_ms, max(start_ms, end_ms), group, query.get("key"))
+
+
+def read_raw_usage(query: Query) -> tuple[int, str | None]:
+    """How many events are wanted, and whose.
+
+    Raises:
+        ApiError: 400, with the parameter's name.
+    """
+    limit = query.get("limit")
+    number = 200 if limit is None else _number("limit", limit, 1, 10**15)
+    return min(number, MAX_USAGE_LIMIT), query.get("key")
+
+
+def _instant(query: Query, name: str, default_ms: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default_ms
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        return int(text)
+    try:
+        found = datetime.fromisoformat(text)
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise invalid(f"{name} must be milliseconds since 1970, or a date in ISO 8601", name) from None
 
 
 def _unknown(query: Query, known: set[str]) -> tuple[str, ...]:

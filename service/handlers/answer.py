@@ -135,6 +135,11 @@ class Voices:
         for voice in self._voices:
             voice.ticket.abandon()
 
+    @property
+    def model(self) -> str:
+        """The provider's model that answers."""
+        return self._voices[0].ticket.job.turn.model
+
     def fingerprint(self) -> str:
         """The CLI that answers: a profile that is being rolled may have two."""
         ticket = self._voices[0].ticket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import NamedTuple
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from service.api.question import Question
 from service.encode.choice import Choice, call_counts
 from service.encode.terms import Terms
 from service.encode.usage import estimated_tokens
+from service.handlers.accounting import Served, record
 from service.handlers.answer import Reply, Voices
 from service.handlers.asking import Asked, check_route, submit
 from service.routing import Route
@@ -88,6 +90,7 @@ class Inquiry:
         if wants.queue_budget_s is not None:
             self._job = replace(self._job, queue_budget_s=wants.queue_budget_s, is_patient=True)
         self._plan = plan
+        self._question = question
         self._tokens = estimated_tokens(question.prompt_chars) + (question.max_tokens or 0)
         self._bill: Bill | None = None
         self.voices = Voices(service)
@@ -118,10 +121,21 @@ class Inquiry:
             usage, _ = self.voices.spent()
             self._bill.settle(usage.input_tokens + usage.output_tokens, _now())
 
+    def keep_usage(self, route: str, status: int, seconds: float) -> None:
+        """Record it, now that it is over, if anything was asked of anybody."""
+        ledger = self._service.ledger
+        if ledger is not None and self.voices.choices:
+            served = Served(self._job.id, route, status, seconds, self._tenant.name, mode=self.mode)
+            ledger.add(record(served, self._question, self.voices, time.time_ns() // 1_000_000))
+
     def close(self) -> None:
         """Nobody reads on. Harmless once it has been closed."""
         self.voices.abandon()
         self.settle()
+
+
+INQUIRY = web.RequestKey("inquiry", Inquiry)
+"""What was asked and is over, if nobody else has taken it on."""
 
 
 def _now() -> float:
@@ -142,6 +156,7 @@ class Exchange:
         wants: Wants,
     ) -> None:
         self.settings = current.settings
+        self._request = request
         self._facts = request[FACTS]
         tools = current.settings.tools
         usual = tools.mode if wants.is_chat else tools.responses_mode
@@ -186,4 +201,5 @@ class Exchange:
         """Nobody reads on. The log line gets what only the end knows."""
         if not self._is_handed_over:
             self.inquiry.close()
+            self._request[INQUIRY] = self.inquiry
         self._facts.update(self.voices.facts())

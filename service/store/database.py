@@ -38,7 +38,7 @@ EVICT_ROWS = 64
 MAX_NUMBER = 2**63 - 1
 
 _CACHE_KIB = 8192
-_WAL_BYTES = 16 * 1024 * 1024
+WAL_BYTES = 16 * 1024 * 1024
 
 _SCHEMA = """
 CREATE TABLE responses (
@@ -158,6 +158,57 @@ _BY_CODE = {
 }
 
 
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to a file that only we may read; it is begun if there is none."""
+    # Never opened when it is there: closing a descriptor drops the locks that our readers have on the same file.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+    return sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+
+
+def set_up(connection: sqlite3.Connection, application_id: int, version: int, schema: str) -> bool:
+    """See that the file is ours, and give it our tables if it is new, which is what is returned.
+
+    Raises:
+        Unfit: it is another's, or of another version, or cannot have a write-ahead log.
+    """
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    is_new = (application, found, tables) == (0, 0, 0)
+    if is_new:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; PRAGMA application_id = {application_id}; PRAGMA user_version = {version};"
+            f"{schema} COMMIT;"
+        )
+    elif application != application_id:
+        raise Unfit("it is some other program's database")
+    elif found != version:
+        raise Unfit(f"its version is {found}, and this release reads {version}: move it away to begin a new one")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise Unfit("its file system has no shared memory for SQLite's write-ahead log")
+    return is_new
+
+
+def move_aside(path: Path) -> str | None:
+    """Put a file that nobody has open where the next one will not be in its way; its new name, None if that cannot be.
+
+    Only the last damaged file is kept: there is no more of them than the disk can hold.
+    """
+    aside = path.with_name(f"{path.name}.corrupt")
+    try:
+        for suffix in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).replace(f"{aside}{suffix}")
+        with suppress(FileNotFoundError):
+            path.replace(aside)
+    except OSError:
+        return None
+    return str(aside)
+
+
 class Database:
     """The one writer of a file. Nothing that happens to the file makes it raise, but for the first opening."""
 
@@ -202,7 +253,7 @@ class Database:
                 self._ensure_open()
                 results, evicted = self._transaction(operations)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is counted as lost, and no request fails
-                self._trouble, self._text = trouble_of(error), _told(error)
+                self._trouble, self._text = trouble_of(error), told(error)
                 self._roll_back()
                 if is_last or self._trouble is not Trouble.CORRUPT or not (moved_aside := self._move_aside()):
                     break
@@ -224,21 +275,9 @@ class Database:
         return Outcome(file, results, evicted or Counter(), self._trouble, self._text, moved_aside)
 
     def _move_aside(self) -> str | None:
-        """Put the file where the next one will not be in its way; its new name, or None if that cannot be.
-
-        Only the last damaged file is kept: there is no more of them than the disk can hold.
-        """
+        """See below."""
         self._disconnect()
-        aside = self._path.with_name(f"{self._path.name}.corrupt")
-        try:
-            for suffix in ("-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    self._path.with_name(self._path.name + suffix).replace(f"{aside}{suffix}")
-            with suppress(FileNotFoundError):
-                self._path.replace(aside)
-        except OSError:
-            return None
-        return str(aside)
+        return move_aside(self._path)
 
     def close(self) -> None:
         """Let go of the file and of its lock."""
@@ -250,7 +289,7 @@ class Database:
     # --- the file --------------------------------------------------------------------------------------------
 
     def _ensure_open(self) -> None:
-        if self._connection is not None and _inode_of(self._path) != self._inode:
+        if self._connection is not None and inode_of(self._path) != self._inode:
             self._disconnect()  # somebody removed it: what is written there would be gone with the process
         if self._connection is None:
             self._open()
@@ -258,30 +297,24 @@ class Database:
     def _open(self) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
-        # Never opened when it is there: closing a descriptor drops the locks that our readers have on the same file.
-        with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        self._path.chmod(0o600)
-        connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
+        connection = connect(self._path)
         try:
             self._set_up(connection)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
-        self._inode = _inode_of(self._path)
+        self._inode = inode_of(self._path)
         self._generation += 1
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        self._check_version(connection)
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise Unfit("its file system has no shared memory for SQLite's write-ahead log")
+        if set_up(connection, APPLICATION_ID, VERSION, _SCHEMA):
+            self._inherited = 0
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = FAST")
         connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
-        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         (self._responses,) = connection.execute("SELECT count(*) FROM responses").fetchone()
         if not self._generation:
             (self._inherited,) = connection.execute("SELECT coalesce(max(row), 0) FROM responses").fetchone()
@@ -297,21 +330,6 @@ class Database:
             os.close(lock)
             raise Locked("another service keeps its answers there") from None
         self._lock = lock
-
-    def _check_version(self, connection: sqlite3.Connection) -> None:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if (application, version, tables) == (0, 0, 0):
-            connection.executescript(
-                f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-                f"{_SCHEMA} COMMIT;"
-            )
-            self._inherited = 0
-        elif application != APPLICATION_ID:
-            raise Unfit("it is some other program's database")
-        elif version != VERSION:
-            raise Unfit(f"its version is {version}, and this release reads {VERSION}: move it away to begin a new one")
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -490,7 +508,7 @@ class Seal:
         return _ITEMS.decode(self.open(sealed))
 
 
-def _inode_of(path: Path) -> int:
+def inode_of(path: Path) -> int:
     try:
         return path.stat().st_ino
     except FileNotFoundError:
@@ -506,7 +524,7 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="surrogatepass")
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """What may be said of an error: SQLite's and the system's words, and of our own bugs no more than their names."""
     known = isinstance(error, sqlite3.Error | OSError | Unfit | Damaged | Locked)
     return f"{type(error).__name__}: {error}" if known else type(error).__name__

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from pool.errors import ConfigurationError
@@ -13,13 +11,11 @@ from tests.parity.story import Story
 from tests.parity.verdicts import (
     CAPTURES,
     CHANGED,
-    LATER,
     REFUSED_AT_START,
     comparable,
     verdict,
     wrong,
 )
-from tests.support.services import running_service
 
 EXCHANGES = exchanges()
 ASKED = comparable(EXCHANGES)
@@ -39,13 +35,6 @@ def test_what_was_answered_is_kept_or_changed_as_the_table_says(exchange: Exchan
     assert not wrong(exchange, now[exchange.id]), exchange.title
 
 
-async def test_what_is_said_to_come_later_is_not_there_yet(tmp_path: Path) -> None:
-    async with running_service(tmp_path) as api:
-        for path in LATER:
-            answer = await api.get(path)
-            assert (answer.status, answer.code) == (404, "unknown_url"), f"{path} is there: compare it"
-
-
 def test_a_service_without_app_servers_does_not_start() -> None:
     with pytest.raises(ConfigurationError, match="PROXY_USE_APP_SERVER"):
         load(None, {"PROXY_USE_APP_SERVER": "false"})
@@ -58,4 +47,3 @@ def test_the_tables_name_nothing_that_is_not_there() -> None:
     assert ids >= REFUSED_AT_START
     assert {each.capture for each in EXCHANGES} == CAPTURES.keys()
     assert {each.service for each in ASKED} == SERVICES.keys()
-    assert {path for path in LATER for each in EXCHANGES if each.path.startswith(path)} == LATER.keys()

@@ -179,11 +179,6 @@ CHANGED: dict[str, Changed] = {
 REFUSED_AT_START = frozenset({"40.29", "41.6", "41.7", "41.8"})
 """`PROXY_USE_APP_SERVER=false`: there is no other backend, and the service does not start."""
 
-LATER: dict[str, str] = {
-    "/v1/usage": "what was used, by whom",
-}
-"""Routes that are not there yet."""
-
 CAPTURES: dict[str, str] = {
     "01": "models",
     "02": "a chat completion",
@@ -227,21 +222,14 @@ CAPTURES: dict[str, str] = {
 """What each recording is about. Number 50 has no HTTP in it: what the predecessor wrote to its worker is not kept."""
 
 
-def later(exchange: Exchange) -> str | None:
-    """Why it cannot be compared yet; None if it can."""
-    return next((why for path, why in LATER.items() if exchange.path.startswith(path)), None)
-
-
 def verdict(exchange: Exchange) -> str:
-    """`kept`, `changed` or `later`."""
-    if later(exchange):
-        return "later"
+    """`kept` or `changed`."""
     return "changed" if exchange.id in CHANGED or exchange.id in REFUSED_AT_START else "kept"
 
 
 def comparable(exchanges: Sequence[Exchange]) -> list[Exchange]:
     """Those that the service can be asked, and answers."""
-    return [each for each in exchanges if not later(each) and each.id not in REFUSED_AT_START]
+    return [each for each in exchanges if each.id not in REFUSED_AT_START]
 
 
 def wrong(exchange: Exchange, now: Story) -> list[str]:
@@ -256,14 +244,14 @@ def wrong(exchange: Exchange, now: Story) -> list[str]:
 
 
 def summary(exchanges: Sequence[Exchange]) -> str:
-    """How many of each recording are kept, changed or not there yet, as a table."""
-    rows = ["| Recording | About | Kept | Changed | Later |", "|---|---|---|---|---|"]
+    """How many of each recording are kept or changed, as a table."""
+    rows = ["| Recording | About | Kept | Changed |", "|---|---|---|---|"]
     for number, group in groupby(exchanges, key=lambda each: each.capture):
         verdicts = [verdict(each) for each in group]
-        counts = " | ".join(str(verdicts.count(word) or "") for word in ("kept", "changed", "later"))
+        counts = " | ".join(str(verdicts.count(word) or "") for word in ("kept", "changed"))
         rows.append(f"| {number} | {CAPTURES[number]} | {counts} |")
     every = [verdict(each) for each in exchanges]
-    rows.append("| | all | " + " | ".join(str(every.count(word)) for word in ("kept", "changed", "later")) + " |")
+    rows.append("| | all | " + " | ".join(str(every.count(word)) for word in ("kept", "changed")) + " |")
     return "\n".join(rows)
 
 

@@ -379,7 +379,7 @@ async def running_service(
     found = -1.0
     try:
         service.pool.prepare()
-        await service.store.open()
+        await service.open()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(service.pool.run(), name="pool")
             tasks.create_task(background.run(), name="background")
@@ -394,7 +394,7 @@ async def running_service(
                 background.stop()
                 service.pool.stop()
     finally:
-        await service.store.close()
+        await service.close()
         service.maintenance.close()
         service.pool.discard()
         service.observability.close()
