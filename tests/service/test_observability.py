@@ -334,6 +334,9 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.store_came_back()
     watching.store_moved_aside("/a/path")
     watching.answer_not_stored()
+    watching.usage_written(5)
+    watching.usage_lost(2)
+    watching.usage_went_down("disk_full", "database or disk is full")
     watching.maintenance_changed(State(Notice(), "file", "anna"), "")
     watching.background_jobs(3)
     watching.background_failed(RuntimeError("a bug"))
@@ -409,6 +412,9 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("store_operation_seconds_sum", "create"): 0.5,
         ("store_evicted_total", "age"): 3,
         ("store_moved_aside_total",): 1,
+        ("usage_records_total", "stored"): 5,
+        ("usage_records_total", "lost"): 2,
+        ("usage_up",): 0,
         ("answers_not_stored_total",): 1,
         ("background_jobs",): 3,
         ("bugs_total", "http"): 1,
