@@ -37,7 +37,10 @@ def reader(
     numbers: Numbers, pool: Workers, scheduler: Scheduler, store: ResponseStore, running: Mapping[str, Charged]
 ) -> Callable[[], None]:
     """Sets every gauge that is read and not counted; `running` gives whose each running job is."""
-    told: tuple[Gauge, ...] = (numbers.background, numbers.generation, numbers.info, numbers.maintenance)
+    told: tuple[Gauge, ...] = (
+        *(numbers.background, numbers.generation, numbers.info, numbers.maintenance),
+        numbers.usage_up,
+    )
     read = [family for family in numbers.families if isinstance(family, Gauge) and family not in told]
 
     def now() -> None:
