@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -30,8 +30,8 @@ class Ticket(msgspec.Struct, eq=False):
     """Given to whoever submitted the job, who reads it to the end or abandons it.
 
     `outcome` is None until there is one; then it never changes. `lease` is the latest that a turn of the job had, and
-    `attempts` how many it had. One reader only: `reader` is how it is woken, and
-    `buffered` about how many bytes wait for it.
+    `attempts` how many it had. One reader only: `on_news` is called whenever there is something new about the ticket,
+    in the middle of whatever made it so: note it, and look later. About `buffered` bytes wait for it.
     """
 
     id: int
@@ -42,7 +42,7 @@ class Ticket(msgspec.Struct, eq=False):
     started_at: float | None = None
     lease: Lease | None = None
     attempts: int = 0
-    reader: asyncio.Future[None] | None = None
+    on_news: Callable[[], None] | None = None
     buffered: int = 0
     _attempt: Attempt | None = None
     _has_spoken: bool = False
@@ -62,13 +62,14 @@ class Ticket(msgspec.Struct, eq=False):
 
     async def read(self) -> list[TurnEvent]:
         """What `take` gives, once there is news. Cancelling it loses nothing."""
-        await news((self,))
+        while not self.has_news:
+            woken = asyncio.Event()
+            self.on_news = woken.set
+            try:
+                await woken.wait()
+            finally:
+                self.on_news = None
         return self.take()
-
-    async def begun(self) -> None:
-        """Wait until it has its first turn, or an outcome. Cancelling it loses nothing."""
-        while self.started_at is None and not self.has_news:
-            await _woken((self,))
 
     def abandon(self) -> None:
         """Nobody will read on: a waiting job is dropped, a running turn interrupted. Harmless once it is over."""
@@ -85,7 +86,7 @@ class Ticket(msgspec.Struct, eq=False):
     def start(self, lease: Lease, now: float) -> None:
         """The attempt has its seat."""
         self.lease, self.started_at = lease, now
-        self._wake()
+        self._tell()
 
     def withdraw(self) -> None:
         """The turn is lost; whatever it still says is not heard."""
@@ -105,8 +106,8 @@ class Ticket(msgspec.Struct, eq=False):
             self._largest = size
         if self.buffered - self._largest > BUFFER_BYTES:
             self._callbacks.on_overflow(self.id)
-        if self.reader is not None:
-            self._wake()
+        if self.on_news is not None:
+            self.on_news()
 
     def end(self, number: int, end: TurnEnd) -> None:
         """The end of one turn."""
@@ -116,31 +117,11 @@ class Ticket(msgspec.Struct, eq=False):
         """The ticket's outcome."""
         if self.outcome is None:
             self.outcome = outcome
-            self._wake()
+            self._tell()
 
-    def _wake(self) -> None:
-        if self.reader is not None:
-            if not self.reader.done():
-                self.reader.set_result(None)
-            self.reader = None
-
-
-async def news(tickets: Sequence[Ticket]) -> None:
-    """Wait until one of the tickets has news. Cancelling it loses nothing."""
-    while not any(ticket.has_news for ticket in tickets):
-        await _woken(tickets)
-
-
-async def _woken(tickets: Sequence[Ticket]) -> None:
-    """Wait until there is anything new about one of them."""
-    reader = asyncio.get_running_loop().create_future()
-    for ticket in tickets:
-        ticket.reader = reader
-    try:
-        await reader
-    finally:
-        for ticket in tickets:
-            ticket.reader = None
+    def _tell(self) -> None:
+        if self.on_news is not None:
+            self.on_news()
 
 
 class Attempt(msgspec.Struct, eq=False):

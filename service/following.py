@@ -43,7 +43,7 @@ class Follower:
         self._after = after
         self._is_over = False
 
-    async def read(self, timeout_s: float) -> bytes | None:
+    async def read(self, timeout_s: float, _client: object) -> bytes | None:
         """See `Source`."""
         if self._is_over:
             return b""

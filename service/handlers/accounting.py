@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from service.api.question import Question
 from service.encode.choice import call_counts
-from service.handlers.answer import Voices
+from service.handlers.voices import Voices
 from service.toolcalls.mode import OutputMode
 from service.usage.record import Record
 

@@ -1,192 +1,28 @@
-"""What goes out: the turns of an answer are read side by side, and written in whatever form the client asked for."""
+"""What goes out: an answer is written as it is said, in whatever form the client asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
 
-from pool.events import Trace, Usage
-from scheduler.model import Ended, Outcome
-from scheduler.ticket import Ticket, news
-from service.api.errors import ApiError, internal, too_long
+from service.api.errors import ApiError, internal
 from service.encode.choice import Choice, Piece
 from service.encode.sse import keepalive
-from service.encode.usage import summed
-from service.observability import outcome_label
+from service.handlers.voices import Shown, Voices
 from service.settings import ServerSettings
-from service.state import SERVICE, Service
+from service.state import SERVICE
 
-MAX_ANSWER_CHARS = 32 * 1024 * 1024
-"""Of an answer that is kept until it is whole; no model says as much."""
+BEHIND_BYTES = 64 * 1024
+"""Of a stream, not yet taken by the client: more, and its turn's events wait until it has read on."""
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
-
-
-class _Voice:
-    """One choice, and the ticket of the turn that says it."""
-
-    def __init__(self, index: int, ticket: Ticket, choice: Choice) -> None:
-        self.index = index
-        self.ticket = ticket
-        self.choice = choice
-        self.is_over = False
-
-    def advance(self, now: float) -> list[Piece]:
-        """What it has to show of the news; [] also when this was its end.
-
-        Raises:
-            ApiError: it ended without an answer.
-        """
-        events = self.ticket.take()
-        if not events and self.ticket.outcome is not None:
-            self.is_over = True
-            return self.choice.end(self.ticket.outcome)
-        return self.choice.take(events, now)
-
-    def spent(self) -> tuple[Usage, bool]:
-        """What its turn has taken so far, and whether that is an estimate."""
-        outcome = self.ticket.outcome
-        if isinstance(outcome, Ended) and outcome.end.usage is not None:
-            return outcome.end.usage, False
-        is_untouched = isinstance(outcome, Ended) and outcome.end.fault is not None and outcome.end.trace is Trace.NONE
-        if is_untouched or self.ticket.started_at is None:
-            return Usage(), False
-        return self.choice.counted()
-
-
-Shown = list[tuple[int, list[Piece]]]
-"""What is new, by the number of its choice."""
-
-
-class Voices:
-    """The turns that say one answer: `add` each, then `read` until that gives []; `abandon` when nobody reads on."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._voices: list[_Voice] = []
-        self._clock = asyncio.get_running_loop().time
-        self._began_at = time.perf_counter()
-        self._first_text_s: float | None = None
-
-    def add(self, ticket: Ticket, choice: Choice) -> None:
-        """The turn of one more choice."""
-        self._voices.append(_Voice(len(self._voices), ticket, choice))
-
-    @property
-    def choices(self) -> list[Choice]:
-        """In the order in which they were added."""
-        return [voice.choice for voice in self._voices]
-
-    async def begun(self) -> bool:
-        """Wait until the first of them has its turn, or will not have one; which of the two it is."""
-        ticket = self._voices[0].ticket
-        await ticket.begun()
-        return ticket.lease is not None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """What became of the first of them, once that is known."""
-        return self._voices[0].ticket.outcome
-
-    async def read(self) -> Shown:
-        """What is next to be shown of any choice; [] when all have ended. Cancelling it loses nothing.
-
-        Reasoning is not shown: it commits no status, and keeps no connection alive.
-
-        Raises:
-            ApiError: one of them failed, and the answer with it.
-        """
-        while speaking := [voice for voice in self._voices if not voice.is_over]:
-            tickets = [voice.ticket for voice in speaking]
-            ends = [full_at for voice in speaking if (full_at := voice.choice.full_at) is not None]
-            await (_news_until(min(ends), tickets) if ends else news(tickets))
-            now = self._clock()
-            shown = [(voice.index, pieces) for voice in speaking if (pieces := self._advance(voice, now))]
-            if sum(voice.choice.kept_chars for voice in self._voices) > MAX_ANSWER_CHARS:
-                raise too_long()
-            if shown:
-                self._note_first_text(self._voices[shown[0][0]].ticket)
-                return shown
-        return []
-
-    async def read_within(self, timeout_s: float) -> Shown | None:
-        """What `read` gives, or None when there was nothing within `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self.read()
-        except TimeoutError:
-            return None
-
-    def spent(self) -> tuple[Usage, bool]:
-        """What all their turns have taken so far, and whether any of that is an estimate."""
-        spent = [voice.spent() for voice in self._voices]
-        return summed([usage for usage, _ in spent]), any(is_estimate for _, is_estimate in spent)
-
-    def abandon(self) -> None:
-        """Nobody reads on. Harmless once all have ended."""
-        for voice in self._voices:
-            voice.ticket.abandon()
-
-    @property
-    def model(self) -> str:
-        """The provider's model that answers."""
-        return self._voices[0].ticket.job.turn.model
-
-    def fingerprint(self) -> str:
-        """The CLI that answers: a profile that is being rolled may have two."""
-        ticket = self._voices[0].ticket
-        version = self._service.pool.version(ticket.lease.worker) if ticket.lease is not None else None
-        version = version or self._service.observability.versions.get(ticket.job.profile)
-        return f"fp_codex_{version or 'unknown'}"
-
-    def facts(self) -> dict[str, object]:
-        """What the request's log line says of them, as far as it is known."""
-        if not self._voices:
-            return {}
-        ticket = self._voices[0].ticket
-        outcomes = [voice.ticket.outcome for voice in self._voices]
-        labels = dict.fromkeys("none" if outcome is None else outcome_label(outcome) for outcome in outcomes)
-        facts: dict[str, object] = {"profile": ticket.job.profile, "outcome": ",".join(labels)}
-        if self._first_text_s is not None:
-            facts["first_text_s"] = round(self._first_text_s, 4)
-        if ticket.lease is not None:
-            facts["worker"] = str(ticket.lease.worker)
-        ends = [voice.ticket.outcome.end for voice in self._voices if isinstance(voice.ticket.outcome, Ended)]
-        usages = [end.usage for end in ends if end.usage is not None]
-        if usages:
-            facts["input_tokens"] = sum(usage.input_tokens for usage in usages)
-            facts["output_tokens"] = sum(usage.output_tokens for usage in usages)
-        return facts
-
-    # --- inside ----------------------------------------------------------------------------------------------
-
-    def _advance(self, voice: _Voice, now: float) -> list[Piece]:
-        """What one voice has to show; its turn is interrupted when that was all."""
-        pieces = voice.advance(now)
-        ticket = voice.ticket
-        if voice.choice.is_full and ticket.outcome is None and ticket.lease is not None:
-            self._service.pool.interrupt(ticket.lease)
-        return pieces
-
-    def _note_first_text(self, ticket: Ticket) -> None:
-        if self._first_text_s is None:
-            self._first_text_s = time.perf_counter() - self._began_at
-            self._service.observability.first_text(ticket.job.profile, self._first_text_s)
-
-
-async def _news_until(full_at: float, tickets: Sequence[Ticket]) -> None:
-    """Wait until one of the tickets has news, or until then."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout_at(full_at):
-            await news(tickets)
 
 
 class Encoder(Protocol):
@@ -210,8 +46,9 @@ class Encoder(Protocol):
 class Source(Protocol):
     """A stream that goes out as it comes."""
 
-    async def read(self, timeout_s: float) -> bytes | None:
-        """What is next, b"" at the end, or None when there was nothing within `timeout_s`.
+    async def read(self, timeout_s: float, client: Client) -> bytes | None:
+        """What is next, b"" at the end, or None when there was nothing within `timeout_s`. What comes meanwhile may be
+        written to the client, but for the first words.
 
         Raises:
             ApiError: nothing more will come, though it should.
@@ -219,6 +56,29 @@ class Source(Protocol):
 
     async def error(self, error: ApiError) -> bytes:
         """The last words of a stream that failed when its status was already sent."""
+
+
+class Client:
+    """Writes the middle of a stream past the framework, in which one write costs more than all else for its delta (8 us
+    of 11). It waits for nothing, so use it only while it `is_open`: the client reads what it gets.
+    """
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, response: web.StreamResponse, transport: asyncio.Transport | None) -> None:
+        is_chunked = response.headers.get(hdrs.TRANSFER_ENCODING) == "chunked"
+        self._transport = transport if is_chunked else None
+
+    @property
+    def is_open(self) -> bool:
+        """It has read nearly all that it got."""
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() < BEHIND_BYTES
+
+    def write(self, data: bytes) -> None:
+        """The next words. Source: RFC 9112, 7.1."""
+        if self._transport is not None:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 Keep = Callable[[bytes], Awaitable[bytes]]
@@ -241,8 +101,9 @@ class Speech:
         self._keep = keep
         self._is_begun = self._is_over = False
         self._is_silent = shown is None
+        self._client: Client | None = None
 
-    async def read(self, timeout_s: float) -> bytes | None:
+    async def read(self, timeout_s: float, client: Client) -> bytes | None:
         """See `Source`."""
         if self._is_over:
             return b""
@@ -250,10 +111,21 @@ class Speech:
             self._is_silent = False
             return None  # once, and at once: whoever sees a status wants to see that something comes
         if self._is_begun:
-            self._shown = await self._voices.read_within(timeout_s)
+            self._client = client
+            self._shown = await self._voices.read_within(timeout_s, self)
             return None if self._shown is None else await self._told(self._shown)
         self._is_begun = True
         return self._encoder.begin() + (b"" if self._shown is None else await self._told(self._shown))
+
+    @property
+    def is_open(self) -> bool:
+        """See `Outlet`."""
+        return self._client is not None and self._client.is_open
+
+    def show(self, shown: Shown) -> None:
+        """See `Outlet`."""
+        if self._client is not None:
+            self._client.write(self._said(shown))
 
     async def error(self, error: ApiError) -> bytes:
         """See `Source`."""
@@ -261,9 +133,12 @@ class Speech:
 
     async def _told(self, shown: Shown) -> bytes:
         if shown:
-            return b"".join(self._encoder.pieces(pieces, index) for index, pieces in shown)
+            return self._said(shown)
         self._is_over = True
         return await self._keep(self._encoder.finish(self._voices.choices))
+
+    def _said(self, shown: Shown) -> bytes:
+        return b"".join([self._encoder.pieces(pieces, index) for index, pieces in shown])
 
 
 class Reply:
@@ -303,7 +178,8 @@ class Reply:
 
     async def _relay(self, response: web.StreamResponse, source: Source) -> None:
         """Write the stream, from its first to its last words."""
-        while (chunks := await source.read(self._settings.keepalive_s)) != b"":
+        client = Client(response, self._request.transport)
+        while (chunks := await source.read(self._settings.keepalive_s, client)) != b"":
             if chunks is not None:
                 await self._write(response, chunks)
             elif self._wants_keepalive():

@@ -13,6 +13,7 @@ from service.encode.sse import ChatStream
 from service.handlers.answer import Speech
 from service.handlers.asking import read_asked, read_pictures
 from service.handlers.exchange import Exchange, Wants
+from service.handlers.voices import OpenOutlet
 from service.state import SERVICE
 
 MAX_CHOICES = 5
@@ -59,7 +60,8 @@ async def _answer(exchange: Exchange, chat: ChatRequest) -> web.StreamResponse:
             service_tier=exchange.tier,
         )
         return await exchange.reply.stream(Speech(voices, encoder, shown))
-    while await voices.read():
+    kept = OpenOutlet(lambda _: None)  # by its choices
+    while await voices.read(kept):
         pass
     body, is_estimate = chat_completion(
         id=id,

@@ -19,8 +19,9 @@ from service.encode.choice import Choice, call_counts
 from service.encode.terms import Terms
 from service.encode.usage import estimated_tokens
 from service.handlers.accounting import Served, record
-from service.handlers.answer import Reply, Voices
+from service.handlers.answer import Reply
 from service.handlers.asking import Asked, check_route, submit
+from service.handlers.voices import Voices
 from service.routing import Route
 from service.state import FACTS, HEADERS, SERVICE, Configuration, Service
 from service.toolcalls.mode import OutputMode, output_mode

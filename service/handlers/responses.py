@@ -16,6 +16,7 @@ from service.handlers.answer import Speech
 from service.handlers.asking import Asked, read_asked
 from service.handlers.exchange import Exchange
 from service.handlers.understanding import as_served, understand, wants
+from service.handlers.voices import OpenOutlet, Shown
 from service.keeping import Keeper
 from service.state import SERVICE
 from service.store.protocol import Key
@@ -78,9 +79,13 @@ async def _answer(request: web.Request, exchange: Exchange, question: ResponsesR
             exchange.reply.headers[STORED_HEADER] = "false"
         return await exchange.reply.stream(Speech(exchange.voices, encoder, shown, keeper.keep))
     events.open()
-    while shown := await exchange.voices.read():
+
+    def grow(shown: Shown) -> None:
         for _, pieces in shown:
             events.grow(pieces)
+
+    while shown := await exchange.voices.read(OpenOutlet(grow)):
+        grow(shown)
     (choice,) = exchange.voices.choices
     events.end(choice, int(time.time()))  # noqa: TID251 - as above
     body = await keeper.keep(events.body())

@@ -7,7 +7,7 @@ import pytest
 
 from pool.events import Finish, Reasoning, ReasoningDelta, TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
 from scheduler.model import Abandoned, Ended, Job, Overrun
-from scheduler.ticket import BUFFER_BYTES, EVENT_OVERHEAD_BYTES, Attempt, Callbacks, Ticket, news
+from scheduler.ticket import BUFFER_BYTES, EVENT_OVERHEAD_BYTES, Attempt, Callbacks, Ticket
 from tests.support.virtual_time import in_virtual_time, pass_time
 
 JOB = Job("job-1", "main", "tenant", TurnRequest("m", "", ()), 10.0)
@@ -103,35 +103,6 @@ async def test_a_reader_cancelled_in_the_moment_an_event_comes_loses_nothing() -
     assert reader.cancelled()
     turn.push(TextDelta("b"))
     assert await ticket.read() == [TextDelta("a"), TextDelta("b")]
-
-
-@in_virtual_time
-async def test_one_reader_of_several_tickets_is_woken_by_the_first_news_of_any() -> None:
-    (first, _, _), (second, turn, _) = a_ticket(), a_ticket()
-    async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(news((first, second)))
-        await pass_time(5.0)
-        assert not waiting.done()
-        turn.push(TextDelta("a"))
-    assert (first.has_news, second.has_news) == (False, True)
-    assert second.take() == [TextDelta("a")]
-    async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(news((first, second)))
-        await pass_time(5.0)
-        assert not waiting.done()
-        second.settle(END)
-    assert second.has_news, "an outcome stays news"
-    assert second.take() == []
-    assert first.reader is second.reader is None
-
-
-@in_virtual_time
-async def test_news_that_has_come_already_is_not_waited_for() -> None:
-    (first, turn, _), (second, _, _) = a_ticket(), a_ticket()
-    turn.push(TextDelta("a"))
-    await news((second, first))
-    assert first.take() == [TextDelta("a")]
-    assert not first.has_news
 
 
 def a_call(text: str) -> TurnEvent:

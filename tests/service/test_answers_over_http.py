@@ -91,7 +91,7 @@ async def test_json_that_is_none_is_an_error_and_never_an_answer(api: RunningSer
 async def test_a_checked_stream_that_is_too_long_to_keep_is_refused(
     api: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.handlers.answer.MAX_ANSWER_CHARS", 1000)
+    monkeypatch.setattr("service.handlers.voices.MAX_ANSWER_CHARS", 1000)
     answer = await api.chat(
         scripted(**ENDLESS | {"chunks": ["x" * 400]}), response_format={"type": "json_object"}, stream=True
     )

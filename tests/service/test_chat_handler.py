@@ -298,7 +298,7 @@ async def test_a_worker_that_exits_after_some_text_ends_the_stream_with_an_error
 async def test_an_answer_that_is_too_long_to_keep_is_refused_and_its_turn_interrupted(
     api: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.handlers.answer.MAX_ANSWER_CHARS", 1000)
+    monkeypatch.setattr("service.handlers.voices.MAX_ANSWER_CHARS", 1000)
     answer = await api.chat(SLOW.replace("tick ", "x" * 400))
     assert (answer.status, answer.code) == (502, "answer_too_large")
     await api.until_at_rest(SOON_S)

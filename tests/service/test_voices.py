@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from pool.events import Finish, TextDelta, ToolCall, TurnEnd, TurnRequest
 from pool.stimuli import Lease
 from scheduler.model import Ended, Job
 from scheduler.ticket import Attempt, Callbacks, Ticket
 from service.encode.choice import Choice
 from service.encode.terms import Terms
-from service.handlers.answer import Shown, Voices
+from service.handlers.voices import Shown, Voices
 from service.state import Service
 from service.toolcalls.controls import Controls
 from tests.support.virtual_time import START_AT, in_virtual_time, pass_time
@@ -60,8 +62,8 @@ class Told:
     def says(self, text: str, turn: int = 0) -> None:
         self.turns[turn][1].push(TextDelta(text))
 
-    def ends(self, turn: int = 0) -> None:
-        self.turns[turn][0].settle(Ended(TurnEnd(finish=Finish.INTERRUPTED)))
+    def ends(self, turn: int = 0, finish: Finish = Finish.INTERRUPTED) -> None:
+        self.turns[turn][0].settle(Ended(TurnEnd(finish=finish)))
 
 
 @in_virtual_time
@@ -152,3 +154,103 @@ async def test_reading_within_a_time_and_within_the_grace_are_two_bounds() -> No
     assert told.pool.interrupted_at == [START_AT + 0.3]
     told.ends()
     assert await told.voices.read_within(1.0) == []
+
+
+class Shelf:
+    """An outlet that keeps what it is shown, and can be shut or break."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.is_broken = False
+        self.shown: list[tuple[float, Shown]] = []
+
+    def show(self, shown: Shown) -> None:
+        if self.is_broken:
+            raise ValueError("no room")
+        self.shown.append((asyncio.get_running_loop().time(), shown))
+
+
+@in_virtual_time
+async def test_the_middle_of_an_answer_goes_to_the_outlet_and_its_end_to_the_reader() -> None:
+    told, shelf = Told(), Shelf()
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(told.voices.read(shelf))
+        await pass_time(1.0)
+        told.says("one")
+        told.says("two")
+        await pass_time(1.0)
+        told.says("three")
+        await pass_time(1.0)
+        assert not reading.done()
+        told.says("four")
+        told.ends(finish=Finish.STOP)
+    assert shelf.shown == [
+        (START_AT + 1.0, [(0, [TextDelta("one"), TextDelta("two")])]),
+        (START_AT + 2.0, [(0, [TextDelta("three")])]),
+    ]
+    assert reading.result() == [(0, [TextDelta("four")])]
+    assert await told.voices.read(shelf) == []
+
+
+@in_virtual_time
+async def test_a_reader_is_woken_for_what_a_shut_outlet_does_not_take() -> None:
+    told, shelf = Told(), Shelf()
+    shelf.is_open = False
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(told.voices.read(shelf))
+        await pass_time(1.0)
+        told.says("one")
+    assert (reading.result(), shelf.shown) == ([(0, [TextDelta("one")])], [])
+
+
+@in_virtual_time
+async def test_what_an_outlet_raises_is_the_readers() -> None:
+    told, shelf = Told(), Shelf()
+    shelf.is_broken = True
+    asyncio.get_running_loop().call_later(1.0, told.says, "one")
+    with pytest.raises(ValueError, match="no room"):
+        await told.voices.read_within(10.0, shelf)
+
+
+@in_virtual_time
+async def test_silence_is_measured_from_what_the_outlet_was_shown_last() -> None:
+    told, shelf = Told(), Shelf()
+    began_at = asyncio.get_running_loop().time()
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(told.voices.read_within(10.0, shelf))
+        for _ in range(3):
+            await pass_time(4.0)
+            told.says("tick")
+        await reading
+    assert reading.result() is None
+    assert asyncio.get_running_loop().time() - began_at == 22.0
+
+
+@in_virtual_time
+async def test_one_choice_goes_on_to_the_outlet_when_another_has_ended() -> None:
+    told, shelf = Told(turns=2), Shelf()
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(told.voices.read(shelf))
+        await pass_time(1.0)
+        told.ends(0, Finish.STOP)
+        await pass_time(1.0)
+        told.says("still here", 1)
+        await pass_time(1.0)
+        assert not reading.done()
+        told.ends(1, Finish.STOP)
+    assert [shown for _, shown in shelf.shown] == [[(1, [TextDelta("still here")])]]
+    assert reading.result() == []
+
+
+@in_virtual_time
+async def test_the_grace_after_a_call_holds_with_an_outlet_too() -> None:
+    told, shelf = Told(), Shelf()
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(told.voices.read(shelf))
+        await pass_time(1.0)
+        told.calls("f")
+        await pass_time(0.5)
+        assert told.pool.interrupted_at == [START_AT + 1.3]
+        told.ends()
+    assert [shown for _, shown in shelf.shown] == [[(0, [ToolCall("f", "f", "{}")])]]
+    assert reading.result() == []
