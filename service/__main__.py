@@ -71,7 +71,8 @@ def _schema(_arguments: argparse.Namespace, _path: Path | None, _environ: Mappin
 
 def _key(arguments: argparse.Namespace, _path: Path | None, _environ: Mapping[str, str]) -> None:
     key = f"sk-{secrets.token_urlsafe(32)}"
-    _say(f"# the key, shown this once; give it to {arguments.name}:\n#   {key}\n[[keys]]")
+    table = "admin.keys" if arguments.admin else "keys"
+    _say(f"# the key, shown this once; give it to {arguments.name}:\n#   {key}\n[[{table}]]")
     _say(f'name = "{arguments.name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
 
 
@@ -93,7 +94,10 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
         if name == "key":
-            command.add_argument("--name", default="partner", help="who is charged")
+            command.add_argument("--name", default="partner", help="who is charged, or who acts")
+            command.add_argument(
+                "--admin", action="store_true", help="for an operator, who may not use the API with it"
+            )
     return parser
 
 

@@ -17,6 +17,7 @@ from pool.errors import ConfigurationError, EnvironmentUnfit
 from pool.pool import FirstBoot, Pool
 from pool.worker import LaunchSpec
 from service import __version__
+from service.admin.site import admin_site
 from service.app import application, build
 from service.background import Background
 from service.encode.tokens import vocabulary
@@ -51,7 +52,7 @@ async def serve(
     """
     require_keys(settings)
     service = build(settings, environ)
-    reloader = Reloader(service, service.pool, load, environ) if load is not None else None
+    reloader = Reloader(service, service.pool, load or (lambda: settings), environ)
     stop = asyncio.Event()
     try:
         with _signals(stop, reloader):
@@ -69,18 +70,17 @@ async def serve(
         service.observability.close()
 
 
-async def _run(
-    service: Service, stop: asyncio.Event, on_ready: OnReady | None, reloader: Reloader[LaunchSpec] | None
-) -> None:
-    """Boot, serve and drain; afterwards no worker is left."""
+async def _run(service: Service, stop: asyncio.Event, on_ready: OnReady | None, reloader: Reloader[LaunchSpec]) -> None:
+    """Boot, serve and drain; afterwards no worker is left. Operators see all of it."""
     background = Background(service)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(service.pool.run(), name="pool")
         tasks.create_task(background.run(), name="background")
         try:
-            await _boot(service, stop)
-            if not stop.is_set():
-                await _serve(service, background, stop, on_ready, reloader)
+            async with admin_site(service, reloader):
+                await _boot(service, stop)
+                if not stop.is_set():
+                    await _serve(service, background, stop, on_ready, reloader)
         finally:
             service.scheduler.cut_off()
             background.stop()
@@ -135,7 +135,7 @@ async def _serve(
     background: Background,
     stop: asyncio.Event,
     on_ready: OnReady | None,
-    reloader: Reloader[LaunchSpec] | None,
+    reloader: Reloader[LaunchSpec],
 ) -> None:
     server = service.current.settings.server
     runner = http_runner(service, background)
@@ -152,7 +152,7 @@ async def _serve(
         gc.collect()
         gc.freeze()  # what start-up made is never garbage: no collection need look at it again
         if on_ready is None or await _unless(stop, on_ready(base_url)):
-            await (stop.wait() if reloader is None else _unless(stop, reloader.run()))
+            await _unless(stop, reloader.run())
         await _drain(service, stop)
     finally:
         await runner.cleanup()
@@ -182,12 +182,10 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
 
 
 @contextmanager
-def _signals(stop: asyncio.Event, reloader: Reloader[LaunchSpec] | None) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`, SIGHUP asks for a reload where there can be one."""
+def _signals(stop: asyncio.Event, reloader: Reloader[LaunchSpec]) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`, SIGHUP asks for a reload."""
     loop = asyncio.get_running_loop()
-    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), stop.set)
-    if reloader is not None:
-        handlers[signal.SIGHUP] = reloader.ask
+    handlers = {signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: reloader.ask}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:

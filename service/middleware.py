@@ -96,7 +96,7 @@ async def _answer(request: web.Request, handler: Handler, route: str) -> web.Str
         cors = request.app[SERVICE].current.cors
         if route == ASKED_FOR_VERBS and cors is not None and cors.is_preflight(request):
             return web.Response(status=204)
-        return _error_response(request, _from_http(error))
+        return _error_response(request, from_http(error))
     except asyncio.CancelledError:
         raise  # the client is gone: there is nobody to answer
     except ConnectionError:
@@ -113,7 +113,7 @@ def _error_response(request: web.Request, error: ApiError) -> web.StreamResponse
     return response
 
 
-def _from_http(error: web.HTTPException) -> ApiError:
+def from_http(error: web.HTTPException) -> ApiError:
     """The framework's own refusals, in our shape."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         return ApiError(

@@ -435,6 +435,16 @@ class Numbers(Metrics):
             bounds=_SHORT,
         )
         self.draining = self.gauge("draining", About("0 or 1", "no new work is taken", "a stop is under way"))
+        self.acted = self.counter(
+            "admin_actions",
+            About(
+                "actions",
+                "of operators: `done`, or the code of what was in the way",
+                "somebody is at work; the log has who and what",
+            ),
+            "action",
+            "outcome",
+        )
         self.maintenance = self.gauge(
             "maintenance",
             About(

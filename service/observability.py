@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ from service.logs import DETAILS, error_fields
 from service.maintenance import State
 from service.numbers import Numbers
 from service.readings import Workers, reader
+from service.recent import KEPT, Acted, Failure, failure
 from service.store.observer import StoreObserver
 from service.store.protocol import ResponseStore
 from service.usage.ledger import UsageObserver
@@ -116,6 +118,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
         self.numbers.background.set(0)
         self.numbers.usage_up.set(1)
         self.versions: dict[str, str] = {}
+        self.failures: deque[Failure] = deque(maxlen=KEPT)
         self.last_exit: dict[str, Any] | None = None
         self._generation = 1
         self._running: dict[str, _Run] = {}
@@ -155,6 +158,9 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
         code = facts.get("code")
         if code is not None:
             self.numbers.errors(route, code).inc()
+        failed = failure(route, status, seconds, facts)
+        if failed is not None:
+            self.failures.append(failed)
         self.log.info("request.answered", route=route, status=status, seconds=round(seconds, 4), **facts)
 
     def first_text(self, profile: str, seconds: float) -> None:
@@ -204,6 +210,17 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
             self.log.warning(
                 "maintenance.began", source=state.source, by=state.by, routes=routes, retry_after_s=notice.retry_after_s
             )
+
+    def operator_acted(self, acted: Acted, said: Mapping[str, str]) -> None:
+        """An operator tried something, and `said` this with it: the audit's line."""
+        self.numbers.acted(acted.action, acted.outcome).inc()
+        fields = ("who", "remote", "action", "target", "outcome")
+        self.log.warning("operator.acted", said=said, **{name: getattr(acted, name) for name in fields})
+
+    def operator_refused(self, remote: str, where: str) -> None:
+        """Somebody showed a wrong operator's key."""
+        self.numbers.acted("sign_in", "invalid_api_key").inc()
+        self.log.warning("operator.refused", remote=remote, where=where)
 
     # --- scheduler -------------------------------------------------------------------------------------------
 

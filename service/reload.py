@@ -28,6 +28,8 @@ FIXED = frozenset(
         "state_dir",
         "server.host",
         "server.port",
+        "admin.host",
+        "admin.port",
         "maintenance.file",
         *(f"store.{name}" for name in StoreSettings.model_fields),
         *(f"usage.{name}" for name in UsageSettings.model_fields),
@@ -61,6 +63,24 @@ class _Read(NamedTuple, Generic[S]):
     changed: tuple[str, ...]
 
 
+class Reloaded(NamedTuple):
+    """What came of a reload: the settings that changed and the profiles whose workers are being replaced; or, with
+    nothing changed, the `refusal`.
+    """
+
+    changed: Collection[str] = ()
+    replaced: Collection[str] = ()
+    refusal: str | None = None
+
+
+Change = Callable[[Settings], Settings]
+"""From the settings in force to others, which have only been checked by themselves.
+
+Raises:
+    ConfigurationError: it cannot be.
+"""
+
+
 class Reloader(Generic[S]):
     """Owns the change from one configuration to the next; `load` gives the next one, and may block."""
 
@@ -73,6 +93,10 @@ class Reloader(Generic[S]):
         self._environ = environ
         self._asked = asyncio.Event()
         self._leaving: set[str] = set()
+        self.generation = 1
+        """Which configuration is in force."""
+        self.by_hand: tuple[str, ...] = ()
+        """What is not as configured."""
         service.scheduler.on_queue_closed = self._on_queue_closed
 
     def ask(self) -> None:
@@ -86,23 +110,32 @@ class Reloader(Generic[S]):
             self._asked.clear()
             await self.reload()
 
-    async def reload(self) -> None:
-        """Take the new configuration, or say why not and change nothing."""
+    async def reload(self, change: Change | None = None) -> Reloaded:
+        """Take the new configuration, or that in force with a `change`, until the next reload; or say why not, and
+        change nothing.
+        """
         observability = self._service.observability
         try:
-            read = await asyncio.to_thread(self._read)
+            while True:
+                current = self._service.current
+                read = await asyncio.to_thread(self._read, current, change)
+                if self._service.current is current:  # else another reload was faster, and this one begins anew
+                    break
             replaced = self._take(read)
         except (ConfigurationError, EnvironmentUnfit) as error:
             observability.configuration_refused(str(error))
+            return Reloaded(refusal=str(error))
         except Exception as error:  # noqa: BLE001 - the boundary: a bug costs this reload and nothing else
             observability.reload_failed(error)
-        else:
-            observability.configuration_reloaded(read.changed, replaced)
+            return Reloaded(refusal="a bug of ours: the log has more")
+        self.generation += 1
+        self.by_hand = () if change is None else tuple(dict.fromkeys((*self.by_hand, *read.changed)))
+        observability.configuration_reloaded(read.changed, replaced)
+        return Reloaded(read.changed, replaced)
 
-    def _read(self) -> _Read[S]:
-        """What is configured now; in a thread of its own."""
-        new = self._load()
-        current = self._service.current
+    def _read(self, current: Configuration, change: Change | None) -> _Read[S]:
+        """What is configured now, or changed by hand; in a thread of its own."""
+        new = self._load() if change is None else change(current.settings)
         changed = changes(current.settings, new)
         fixed = [name for name in changed if name in FIXED]
         if fixed:

@@ -115,18 +115,19 @@ class Routes:
         """Everything that may be asked, again for each name that leads there."""
         return (target for route in self._routes.values() for plan in route.plans for target in plan)
 
-    def described(self) -> Iterator[str]:
-        """Each listed name and where it leads, in a line."""
+    def led(self) -> Iterator[tuple[str, list[tuple[float, Target]], list[str]]]:
+        """Each listed name, the shares of those who are asked first, and the profiles that are asked after them."""
         for name in self._listed:
             route = self._routes[name.lower()]
-            starts = (0.0, *route.edges)
-            ends = (*route.edges, 1.0)
-            shares = [
-                f"{end - start:.4g} to {plan[0].profile} ({plan[0].model})"
-                for start, end, plan in zip(starts, ends, route.plans, strict=True)
-            ]
-            others = dict.fromkeys(target.profile for plan in route.plans for target in plan[1:])
-            yield f"{name}: {', '.join(shares)}" + (f", else {', '.join(others)}" if others else "")
+            starts, ends = (0.0, *route.edges), (*route.edges, 1.0)
+            shares = [(end - start, plan[0]) for start, end, plan in zip(starts, ends, route.plans, strict=True)]
+            yield name, shares, list(dict.fromkeys(target.profile for plan in route.plans for target in plan[1:]))
+
+    def described(self) -> Iterator[str]:
+        """Each listed name and where it leads, in a line."""
+        for name, shares, others in self.led():
+            first = ", ".join(f"{share:.4g} to {target.profile} ({target.model})" for share, target in shares)
+            yield f"{name}: {first}" + (f", else {', '.join(others)}" if others else "")
 
     def _add(self, owner: str, route: Route, *, is_listed: bool) -> None:
         key = route.public.lower()

@@ -89,6 +89,13 @@ def _origin(value: str) -> str:
     return value
 
 
+def _is_no_common_key(value: str) -> str:
+    if value in _KNOWN_WEAK:
+        raise ValueError("this is the hash of a key that everybody knows")
+    return value
+
+
+Digest = Annotated[str, AfterValidator(_is_no_common_key), Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
@@ -161,7 +168,7 @@ class KeySettings(_Model):
     """One API key, as its hash: `codex-completions key` makes both."""
 
     name: Name = Field(description="Who is charged; appears in logs and metrics.")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the key, in hexadecimal.")
+    sha256: Digest = Field(description="SHA-256 of the key, in hexadecimal.")
     usage: Literal["own", "all"] = Field("own", description="Whose usage it may read at `/v1/usage`.")
     requests_per_minute: int | None = Field(None, ge=1, description="This key's contract; unset: no limit.")
     tokens_per_minute: int | None = Field(
@@ -187,18 +194,35 @@ class KeySettings(_Model):
     )
     max_deadline_s: Seconds | None = Field(None, description="Longest whole request; unset: no limit.")
 
-    @field_validator("sha256")
-    @classmethod
-    def _is_not_known(cls, value: str) -> str:
-        if value in _KNOWN_WEAK:
-            raise ValueError("this is the hash of a key that everybody knows")
-        return value
-
     @model_validator(mode="after")
     def _may_ask_for_its_own(self) -> Self:
         order = ("batch", "standard", "interactive")
         if self.max_priority is not None and order.index(self.max_priority) < order.index(self.priority):
             raise ValueError(f"max_priority {self.max_priority!r} is below priority {self.priority!r}")
+        return self
+
+
+class AdminKeySettings(_Model):
+    """One operator's key, as its hash: `codex-completions key --admin` makes both."""
+
+    name: Name = Field(description="Who acts; appears in the audit log.")
+    sha256: Digest = Field(description="SHA-256 of the key, in hexadecimal.")
+
+
+class AdminSettings(_Model):
+    """The operators' side: off unless it has a port."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on, in plain HTTP: elsewhere, put TLS before it.")
+    port: int | None = Field(None, ge=0, le=65535, description="Port to listen on; 0 takes a free one. Unset: off.")
+    session_s: Seconds = Field(8 * 3600.0, description="How long a browser stays signed in.")
+    keys: tuple[AdminKeySettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        if self.port is not None and not self.keys:
+            raise ValueError("it has a port and no keys: `codex-completions key --admin` makes one")
+        if len({key.name for key in self.keys}) != len(self.keys):
+            raise ValueError("keys: every key needs a name of its own")
         return self
 
 
@@ -379,6 +403,7 @@ class Settings(BaseSettings):
     usage: UsageSettings = UsageSettings()
     images: ImageSettings = ImageSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
+    admin: AdminSettings = AdminSettings()
     api_key: SecretStr | None = Field(None, description="One key, from the environment only; charged to `default`.")
     keys_file: HomePath | None = Field(
         None, description="A TOML file with more `[[keys]]`, and nothing else; it is read again at a reload."
@@ -406,6 +431,8 @@ class Settings(BaseSettings):
             for name in key.models or ():
                 if name not in self.models:
                     raise ValueError(f"keys: {key.name} may use {name!r}, and there is no such model")
+        if any(bytes.fromhex(key.sha256) in hashes for key in self.admin.keys):
+            raise ValueError("admin.keys: a key of the API is no key of an operator")
         Routes(self)
         return self
 
@@ -539,6 +566,19 @@ def _refuse_outlived(environ: Mapping[str, str]) -> None:
 
 def _is_true(value: str) -> bool:
     return value.strip().lower() in ("1", "true", "yes", "on")
+
+
+def changed(settings: Settings, tables: Mapping[str, Any]) -> Settings:
+    """The settings with these in place of theirs, checked like those of a file.
+
+    Raises:
+        ConfigurationError: wrong, or in contradiction to others; one line that names the place.
+    """
+    try:
+        return Settings(**_merge(settings.model_dump(exclude_unset=True), tables))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise ConfigurationError(_line(".".join(map(str, first["loc"])), first["type"], first["msg"])) from error
 
 
 def _line(place: str, kind: str, text: str) -> str:

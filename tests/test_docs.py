@@ -29,6 +29,8 @@ def settings_tables() -> str:
         ("`[usage]`", definitions["UsageSettings"]),
         ("`[background]`", definitions["BackgroundSettings"]),
         ("`[images]`", definitions["ImageSettings"]),
+        ("`[admin]`", definitions["AdminSettings"]),
+        ("`[[admin.keys]]`", definitions["AdminKeySettings"]),
         ("`[maintenance]`", definitions["MaintenanceSettings"]),
         ("`[[keys]]`", definitions["KeySettings"]),
         ("`[profiles.NAME]`", definitions["ProfileSettings"]),

@@ -22,7 +22,7 @@ def _json(value: Any, status: int) -> web.Response:
 def readiness(service: Service) -> dict[str, Any]:
     """Whether new work should be sent here, and why not: every required profile needs a worker in service."""
     if service.scheduler.is_draining:
-        return {"ready": False, "reason": "shutdown_in_progress"}
+        return {"ready": False, "reason": "paused" if service.scheduler.is_paused else "shutdown_in_progress"}
     if _has_workers(service):
         return {"ready": True, "reason": "handshake_complete"}
     return {"ready": False, "reason": "worker_not_ready"}
@@ -44,7 +44,7 @@ def _workers(service: Service) -> dict[str, Any]:
         "enabled": True,
         "running": any(sum(row.workers.values()) for row in rows),
         "ready": _has_workers(service),
-        "shutdown_in_flight": service.scheduler.is_draining,
+        "shutdown_in_flight": service.scheduler.is_draining and not service.scheduler.is_paused,
         "restarts_total": sum(max(0, row.boots - row.size) for row in rows),
         "last_exit": service.observability.last_exit,
         "profiles": {

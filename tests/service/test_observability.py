@@ -36,6 +36,7 @@ from service import __version__
 from service.logs import error_fields
 from service.maintenance import Notice, State
 from service.observability import _REASONS, Observability, outcome_label
+from service.recent import Acted
 from tests.service.conftest import Log
 from tests.support.services import AUTHORIZED, KEY, RunningService, body, running_service, scripted, until
 
@@ -337,6 +338,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.usage_written(5)
     watching.usage_lost(2)
     watching.usage_went_down("disk_full", "database or disk is full")
+    watching.operator_acted(Acted(0.0, "anna", "127.0.0.1", "service.pause", "", "done", ""), {})
     watching.maintenance_changed(State(Notice(), "file", "anna"), "")
     watching.background_jobs(3)
     watching.background_failed(RuntimeError("a bug"))
@@ -394,6 +396,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("probe_seconds_sum", *default): 0.5,
         ("strikes_total", *default): 1,
         ("monitor_clock_resets_total",): 1,
+        ("admin_actions_total", "service.pause", "done"): 1,
         ("maintenance",): 1,
         ("loop_lag_seconds_count",): 0,
         ("loop_lag_seconds_sum",): 0,

@@ -211,14 +211,14 @@ class RunningService:
         self.service = service
         self.base_url = base_url
         self.session = session
-        self._file = file
+        self.file = file
         self._next = service.current.settings
-        self._reloader = Reloader(service, service.pool, lambda: self._next, ENVIRON)
+        self.reloader = Reloader(service, service.pool, lambda: self._next, ENVIRON)
 
     async def reload(self, **tables: Any) -> None:
         """Take these tables, as after SIGHUP; see `settings`."""
-        self._next = self._file(**tables)
-        await self._reloader.reload()
+        self._next = self.file(**tables)
+        await self.reloader.reload()
 
     @property
     def port(self) -> int:
@@ -226,7 +226,8 @@ class RunningService:
 
     async def call(self, method: str, path: str, **options: Any) -> Answer:
         """One request, its answer read to the end."""
-        async with asyncio.timeout(WAIT_S), self.session.request(method, self.base_url + path, **options) as response:
+        url = options.pop("url", self.base_url + path)
+        async with asyncio.timeout(WAIT_S), self.session.request(method, url, **options) as response:
             return Answer(response.status, response.headers, await response.read())
 
     async def get(self, path: str, **options: Any) -> Answer:
