@@ -77,7 +77,7 @@ async def test_a_key_that_a_reload_takes_away_opens_nothing_more(tmp_path: Path)
 
 
 def test_sessions_are_bounded_and_end() -> None:
-    access, told = Access(), AdminSettings(port=0, keys=[admin_key("anna", ADMIN_KEY)], session_s=60)  # type: ignore[list-item]
+    access, told = Access(), AdminSettings(port=0, keys=[admin_key("anna", ADMIN_KEY)], session_s=60)
     found = access.operator(told, ADMIN_KEY)
     assert found is not None
     tokens = [access.sign_in(told, *found, 1000.0) for _ in range(MAX_SESSIONS + 1)]
