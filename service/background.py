@@ -1,7 +1,7 @@
 """Background responses: they are worked on, and kept, whether their clients are there or not.
 
 One task for each, all owned by `Background.run`. Clients look at a response in the store, or at the work on it; they
-never do more to it than to say that it is to be cancelled, or forgotten.
+never do more to it than to say that it is to be cancelled.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Work:
 
     `events` is the response as it is, `first_body` as it was told first, and `last` its last event, b"" until there is
     one. `is_stored` is None until the store has it, or cannot. `is_over`: it will not change any more. `is_left`: the
-    service ends, or nobody wants to know of it.
+    service ends, or it is deleted.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Work:
         self._inquiry = inquiry
         self._voices = inquiry.voices
         self._began_at = time.perf_counter()
-        self._has_begun = self._is_cancelled = self._is_forgotten = False
+        self._has_begun = self._is_cancelled = False
         self._news = asyncio.Event()
         self._unwanted = asyncio.Event()
         self._leaving = asyncio.Event()
@@ -159,9 +159,9 @@ class Work:
         self._abandon()
 
     def forget(self) -> None:
-        """Nobody wants to know of it."""
-        self._is_forgotten = True
-        self._abandon()
+        """It is deleted: nobody wants more of it, and its end need not be kept."""
+        self.is_left = True
+        self.cancel()
 
     def leave(self) -> None:
         """The service ends; the scheduler has been cut off."""
@@ -212,7 +212,7 @@ class Work:
             try:
                 await self._admitted()
                 self._has_begun = await self._voices.begun()
-                if self._has_begun and not self._unwanted.is_set():
+                if self._has_begun:
                     self._show(self.events.start())
                     tasks.create_task(self._store.update(self.key, State.RUNNING, self.events.body()))
                 while shown := await self._voices.read():
@@ -222,7 +222,7 @@ class Work:
                 last = self.events.end(choice, int(time.time()))  # noqa: TID251 - the wire wants the wall clock
             except ApiError as error:
                 last = self.events.cancel() if self._is_cancelled else self.events.fail(error)
-        if self._is_forgotten or self._is_for_the_next:
+        if self._is_for_the_next:
             self.is_left = True
             return
         *rest, self.last = last
@@ -311,6 +311,12 @@ class Background:
         """The work on this response, if there is any."""
         return self._works.get(key)
 
+    def forget(self, key: Key) -> None:
+        """There is no such response any more."""
+        work = self._works.pop(key, None)
+        if work is not None:
+            work.forget()
+
     def begin(self, key: Key, parked: Parked, question: ResponsesRequest, inquiry: Inquiry) -> Work:
         """Work on this, from now on.
 
@@ -346,7 +352,7 @@ class Background:
             self._service.observability.background_failed(error)
             await self._fail(work.key, internal())
         finally:
-            del self._works[work.key]
+            self._works.pop(work.key, None)
             self._service.observability.background_jobs(len(self._works))
 
     async def _recover(self) -> None:

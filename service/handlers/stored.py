@@ -62,11 +62,9 @@ async def delete(request: web.Request) -> web.StreamResponse:
         ApiError: there is none.
     """
     key = _key(request)
-    work = request.app[BACKGROUND].find(key)
-    if work is not None:
-        work.forget()
     if not await request.app[SERVICE].store.delete(key):
         raise response_not_found(key.id)
+    request.app[BACKGROUND].forget(key)
     return _answer(_encode({"id": key.id, "object": "response", "deleted": True}))
 
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from service.store.memory import MemoryStore
-from service.store.protocol import Draft, Item, Key, State, Written
+from service.store.protocol import Draft, Item, Key, State, StoreUnavailable, Trouble, Written
 from tests.support.response_events import Event, check_response, check_stream, parse_events
 from tests.support.services import AUTHORIZED, KEY, WAIT_S, Json, RunningService, key, running_service, scripted, until
 from tests.support.stored import AS_OTHER, OTHER, at, post, text
@@ -145,9 +145,19 @@ async def test_a_deleted_response_is_not_worked_on_and_gone(api: RunningService)
     response = await begun(api, ENDLESS)
     await polled(api, response["id"], "in_progress")
     assert (await at(api, response["id"], "DELETE")).json["deleted"] is True
+    assert (await at(api, response["id"])).status == 404
     await api.until_at_rest()
     await until(lambda: api.counted("background_jobs") == 0)
     assert (await at(api, response["id"])).status == 404
+
+
+async def test_a_stream_of_a_deleted_response_ends(api: RunningService) -> None:
+    async with await begin_stream(api, ENDLESS) as response:
+        first = await events_until(response, "response.output_text.delta")
+        assert (await at(api, first[0]["response"]["id"], "DELETE")).status == 200
+        rest = parse_events(await response.read())
+    check_stream(first + rest)
+    assert (rest[-1]["type"], rest[-1]["response"]["status"]) == ("response.incomplete", "cancelled")
 
 
 # --- streams -----------------------------------------------------------------------------------------------------
@@ -330,6 +340,12 @@ class Moody(MemoryStore):
 
     loses_drafts = False
     loses_ends = 0
+    deletes = True
+
+    async def delete(self, key: Key) -> bool:
+        if not self.deletes:
+            raise StoreUnavailable(Trouble.IO)
+        return await super().delete(key)
 
     async def create(self, key: Key, draft: Draft) -> Written:
         return Written.LOST if self.loses_drafts else await super().create(key, draft)
@@ -357,6 +373,17 @@ async def test_what_cannot_be_stored_is_not_begun(moody: tuple[RunningService, M
     assert (refused.status, refused.code) == (503, "store_unavailable")
     await api.until_at_rest()
     assert api.counted("background_jobs") == 0
+
+
+async def test_what_cannot_be_deleted_now_goes_on(moody: tuple[RunningService, Moody]) -> None:
+    api, store = moody
+    response = await begun(api, SLOWLY)
+    store.deletes = False
+    refused = await at(api, response["id"], "DELETE")
+    assert (refused.status, refused.code) == (503, "store_unavailable")
+    assert text(await polled(api, response["id"])) == SAID
+    store.deletes = True
+    assert (await at(api, response["id"], "DELETE")).status == 200
 
 
 async def test_an_end_that_is_lost_is_told_and_kept_later(moody: tuple[RunningService, Moody]) -> None:

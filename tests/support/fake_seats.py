@@ -102,6 +102,11 @@ class FakeSeats:
             self._free[worker] += 1
             self.on_freed(worker.profile)
 
+    def may_finish(self, number: int) -> None:
+        """Likewise, unless it has ended."""
+        if not self.turns[number].has_ended:
+            self.finishes(number)
+
     def loses(self, profile: str, slot: int = 0) -> None:
         """A worker's free seats are gone, and it with them: what runs on it can still end."""
         del self._free[WorkerId(profile, slot, 1)]
