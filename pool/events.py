@@ -151,8 +151,30 @@ class TurnEnd(msgspec.Struct, frozen=True):
     trace: Trace = Trace.SPOKEN
 
 
+class Tap(Protocol):
+    """Sees the frames of turns, as they are written and read. Must neither wait nor raise."""
+
+    def opened(self, now: float) -> None:
+        """A turn begins."""
+
+    def sent(self, line: bytes, now: float) -> None:
+        """This is written to its worker."""
+
+    def heard(self, method: str, kind: str, body: bytes, now: float) -> None:
+        """Its worker wrote something: a notification or a request with its `params`, or a request's `result` or
+        `error`, where the method is that of the request.
+        """
+
+    def closed(self, now: float) -> None:
+        """The worker has let go of a turn, or is gone."""
+
+
 class TurnSink(Protocol):
     """Where a turn's events go. Called from the worker's reader: must neither wait nor raise."""
+
+    @property
+    def tap(self) -> Tap | None:
+        """Where its frames go, too."""
 
     def push(self, event: TurnEvent) -> None:
         """Take the next event."""

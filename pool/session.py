@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pool.events import Fault, FaultKind, Finish, Trace, TurnRequest, TurnSink
+from pool.events import Fault, FaultKind, Finish, Tap, Trace, TurnRequest, TurnSink
 from pool.health import STALL_S, Belief, Health, Probe, ProbeLimits
 from pool.protocol import dialect_v2 as dialect
 from pool.protocol.connection import MAX_IN_FLIGHT, Answered, Connection, Expired, Refused
@@ -94,6 +94,9 @@ class Session:
         self._connection: Connection[_Sender] = Connection()
         self._turns: dict[int, Turn] = {}
         self._by_thread: dict[str, tuple[int, Turn]] = {}
+        self._taps: dict[int, Tap] = {}
+        self._notice = self._on_notification
+        """What is done with a notification: nearly all that comes is one, and nearly no turn has a tap."""
         self._output: list[bytes] = []
         self._facts: list[Fact] = []
         self._is_open = False
@@ -151,6 +154,10 @@ class Session:
         self._forgive_stall(now)
         turn = Turn(request, sink, self._limits, now)
         self._turns[lease_id] = turn
+        if sink.tap is not None:
+            self._taps[lease_id] = sink.tap
+            self._notice = self._on_tapped_notification
+            sink.tap.opened(now)
         self._send(lease_id, turn, turn.begin(), now)
 
     def interrupt(self, lease_id: int, now: float) -> None:
@@ -166,7 +173,7 @@ class Session:
         self._health.heard(now)
         for message in self._connection.receive(data):
             if isinstance(message, Notification):
-                self._on_notification(message, now)
+                self._notice(message, now)
             elif isinstance(message, Answered | Refused):
                 self._on_answer(message, now)
             elif isinstance(message, Request):
@@ -212,6 +219,8 @@ class Session:
         self._by_thread.clear()
         for turn in turns:
             turn.lose(fault, now)
+        for lease_id in list(self._taps):
+            self._untap(lease_id, now)
 
     def stories(self) -> dict[int, str]:
         """The story of each open turn, by lease."""
@@ -243,6 +252,24 @@ class Session:
         if calls:
             self._send(lease_id, turn, calls, now)
 
+    def _on_tapped_notification(self, message: Notification, now: float) -> None:
+        self._tap_thread(message.method, message.params, now)
+        self._on_notification(message, now)
+
+    def _tap_thread(self, method: str, params: msgspec.Raw, now: float) -> None:
+        body = bytes(params)
+        found = self._by_thread.get(dialect.thread_of(body[:HEAD_BYTES]) or "")
+        tap = self._taps.get(found[0]) if found is not None else None
+        if tap is not None:
+            tap.heard(method, "params", body, now)
+
+    def _untap(self, lease_id: int, now: float) -> None:
+        tap = self._taps.pop(lease_id, None)
+        if tap is not None:
+            tap.closed(now)
+            if not self._taps:
+                self._notice = self._on_notification
+
     def _on_other(self, message: Notification, now: float) -> None:
         """Something that nothing here reads; if it is about a turn, it is a sign of it."""
         if message.method not in dialect.IGNORED:
@@ -256,6 +283,11 @@ class Session:
         if not isinstance(token, _Token):
             self._on_own_answer(token, message, now)
             return
+        if (tap := self._taps.get(token.lease_id)) is not None:
+            if isinstance(message, Refused):
+                tap.heard(token.step.name.lower(), "error", msgspec.json.encode(message.error), now)
+            else:
+                tap.heard(token.step.name.lower(), "result", bytes(message.result), now)
         if isinstance(message, Refused) and message.error.code == dialect.OVERLOADED_CODE:
             self._facts.append(Overloaded())
         elif token.step is Step.TURN_START and not message.late:
@@ -371,6 +403,8 @@ class Session:
         self._output.append(self._connection.request(method.name, method.params, _Own.CLEAN_UP, deadline_at))
 
     def _on_request(self, message: Request, now: float) -> None:
+        if self._taps:
+            self._tap_thread(message.method, message.params, now)
         if message.method == dialect.TOOL_CALL_REQUEST:
             return  # the call went to the client, and the turn is being interrupted
         self.counters["declined"] += 1
@@ -399,8 +433,12 @@ class Session:
                 todo.extend(turn.on_refusal(step, _TOO_MANY, now))
                 continue
             token = _Token(lease_id, turn, step)
-            self._output.append(self._connection.request(name, params, token, now + self._limits.start_s))
+            line = self._connection.request(name, params, token, now + self._limits.start_s)
+            self._output.append(line)
+            if (tap := self._taps.get(lease_id)) is not None:
+                tap.sent(line, now)
         if turn.is_closed and self._turns.pop(lease_id, None) is not None:
+            self._untap(lease_id, now)
             if turn.thread_id is not None:
                 self._by_thread.pop(turn.thread_id, None)
             if turn.is_workers_fault:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pool.events import TurnEnd, TurnRequest
+from pool.events import Tap, TurnEnd, TurnRequest
 
 
 class Priority(StrEnum):
@@ -29,7 +29,8 @@ class Job(msgspec.Struct, frozen=True):
     about its text, in characters, and `media` what else of it is held. `deadline_s` is of the whole request, from
     submission. `seats` is how many turns of its tenant may run at once in this profile; None: no cap. `queue_share` is
     how many of its jobs may wait there; None: no cap, and none on the text that its tenant holds. One that
-    `is_patient` is never shed: it waits for all of its budget. `model` is the name that the client used.
+    `is_patient` is never shed: it waits for all of its budget. `model` is the name that the client used. The frames of
+    its turns go to `tap`, too.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Job(msgspec.Struct, frozen=True):
     media: int = 0
     is_patient: bool = False
     model: str = ""
+    tap: Tap | None = None
 
     @property
     def held(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from pool.events import Reasoning, TextDelta, ToolCall, TurnEnd, TurnEvent
+from pool.events import Reasoning, Tap, TextDelta, ToolCall, TurnEnd, TurnEvent
 from pool.stimuli import Lease
 from scheduler.model import Job, Outcome
 
@@ -129,6 +129,11 @@ class Attempt(msgspec.Struct, eq=False):
 
     _ticket: Ticket
     _number: int
+
+    @property
+    def tap(self) -> Tap | None:
+        """Where its frames go, too."""
+        return self._ticket.job.tap
 
     def push(self, event: TurnEvent) -> None:
         """The turn's next event."""

@@ -22,6 +22,7 @@ from service.store.memory import MemoryStore
 from service.store.observer import StoreObserver
 from service.store.protocol import NoStore, ResponseStore
 from service.store.sqlite import SqliteStore
+from service.traces.buffer import TraceBuffer
 from service.usage.ledger import Ledger
 
 
@@ -41,10 +42,16 @@ def build(settings: Settings, environ: Mapping[str, str]) -> Service:
     ledger = None
     if settings.usage.enabled:
         ledger = Ledger(settings.usage.path or settings.state_dir / "usage.sqlite", settings.usage, observability)
+    traces = TraceBuffer(
+        settings.trace.path or settings.state_dir / "trace-buffer",
+        settings.trace,
+        observability,
+        lambda: [key for spec in pool.launches.values() if (key := spec.profile.credentials.api_key)],
+    )
     observability.watch(pool, scheduler, store)
     file = settings.maintenance.file or settings.state_dir / "maintenance.json"
     maintenance = Maintenance(settings.maintenance, file, observability.maintenance_changed)
-    return Service(Configuration.of(settings), pool, scheduler, store, ledger, observability, maintenance)
+    return Service(Configuration.of(settings), pool, scheduler, store, ledger, traces, observability, maintenance)
 
 
 def store_of(settings: Settings, observer: StoreObserver) -> ResponseStore:

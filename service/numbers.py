@@ -24,6 +24,7 @@ class Numbers(Metrics):
         self._of_workers()
         self._of_the_store()
         self._of_usage()
+        self._of_traces()
         self._of_the_service()
 
     def _of_requests(self) -> None:
@@ -395,6 +396,25 @@ class Numbers(Metrics):
                 "background responses that wait or run, now",
                 "at `background.max_jobs` more are refused",
             ),
+        )
+
+    def _of_traces(self) -> None:
+        self.traces = self.counter(
+            "traces",
+            About("requests", "whose frames went into a file (`written`) or should have (`lost`)", "lost: the disk"),
+            "result",
+        )
+        self.traces_pruned = self.counter(
+            "traces_pruned",
+            About(
+                "files",
+                "removed: their `age`, or more than the `count` allowed",
+                "`count`: more is traced than is kept",
+            ),
+            "reason",
+        )
+        self.trace_files = self.gauge(
+            "trace_files", About("files", "of traced requests, now", "somebody is looking for something")
         )
 
     def _of_usage(self) -> None:

@@ -44,6 +44,7 @@ from service.readings import Workers, reader
 from service.recent import KEPT, Acted, Failure, failure
 from service.store.observer import StoreObserver
 from service.store.protocol import ResponseStore
+from service.traces.buffer import TraceObserver
 from service.usage.ledger import UsageObserver
 
 LAG_EVERY_S = 0.25
@@ -106,7 +107,7 @@ class _Run(msgspec.Struct):
     spoke_at: float = 0.0
 
 
-class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserver):
+class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserver, TraceObserver):
     """Watches everything; one for the service. `close` makes room for the next one."""
 
     def __init__(self) -> None:
@@ -382,6 +383,23 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
 
     def usage_moved_aside(self, path: str) -> None:
         self.log.error("usage.moved_aside", path=path)
+
+    # --- traces ----------------------------------------------------------------------------------------------
+
+    def trace_written(self, files: int) -> None:
+        self.numbers.traces("written").inc()
+        self.numbers.trace_files.set(files)
+
+    def trace_lost(self, trouble: str, text: str) -> None:
+        self.numbers.traces("lost").inc()
+        self.log.warning("trace.lost", trouble=trouble, reason=text)
+
+    def traces_pruned(self, removed: Mapping[str, int], files: int) -> None:
+        for reason, count in removed.items():
+            self.numbers.traces_pruned(reason).inc(count)
+        self.numbers.trace_files.set(files)
+        if removed:
+            self.log.info("traces.pruned", removed=dict(removed), left=files)
 
     # --- pool ------------------------------------------------------------------------------------------------
 

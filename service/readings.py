@@ -39,7 +39,7 @@ def reader(
     """Sets every gauge that is read and not counted; `running` gives whose each running job is."""
     told: tuple[Gauge, ...] = (
         *(numbers.background, numbers.generation, numbers.info, numbers.maintenance),
-        numbers.usage_up,
+        *(numbers.usage_up, numbers.trace_files),
     )
     read = [family for family in numbers.families if isinstance(family, Gauge) and family not in told]
 

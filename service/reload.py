@@ -30,6 +30,7 @@ FIXED = frozenset(
         "server.port",
         "admin.host",
         "admin.port",
+        "trace.path",
         "maintenance.file",
         *(f"store.{name}" for name in StoreSettings.model_fields),
         *(f"usage.{name}" for name in UsageSettings.model_fields),
@@ -154,6 +155,7 @@ class Reloader(Generic[S]):
         if settings.log != self._service.current.settings.log:
             configure_logging(settings.log.level)
         self._service.maintenance.configure(settings.maintenance)
+        self._service.traces.settings = settings.trace
         self._service.current = read.configuration
         return replaced
 

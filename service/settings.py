@@ -37,6 +37,7 @@ from service.maintenance import MaintenanceSettings
 from service.routing import Routes
 from service.store.settings import StoreSettings
 from service.toolcalls.settings import ToolSettings
+from service.traces.settings import TraceSettings
 from service.usage.settings import UsageSettings
 
 PREFIX = "CODEX_COMPLETIONS_"
@@ -401,6 +402,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     background: BackgroundSettings = BackgroundSettings()
     usage: UsageSettings = UsageSettings()
+    trace: TraceSettings = TraceSettings()
     images: ImageSettings = ImageSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     admin: AdminSettings = AdminSettings()

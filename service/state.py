@@ -16,6 +16,7 @@ from service.room import Room
 from service.routing import Routes
 from service.settings import Settings
 from service.store.protocol import ResponseStore
+from service.traces.buffer import TraceBuffer
 from service.usage.ledger import Ledger
 
 
@@ -44,6 +45,7 @@ class Service:
     scheduler: Scheduler
     store: ResponseStore
     ledger: Ledger | None
+    traces: TraceBuffer
     observability: Observability
     maintenance: Maintenance
     room: Room = field(default_factory=Room)
@@ -54,12 +56,14 @@ class Service:
         Raises:
             EnvironmentUnfit: one of them can never be used.
         """
+        self.traces.open()
         await self.store.open()
         if self.ledger is not None:
             await self.ledger.open()
 
     async def close(self) -> None:
         """Write what is still to be written, within a bound. Harmless if they were not opened."""
+        await self.traces.close()
         await self.store.close()
         if self.ledger is not None:
             await self.ledger.close()

@@ -27,6 +27,7 @@ def settings_tables() -> str:
         ("`[tools]`", definitions["ToolSettings"]),
         ("`[store]`", definitions["StoreSettings"]),
         ("`[usage]`", definitions["UsageSettings"]),
+        ("`[trace]`", definitions["TraceSettings"]),
         ("`[background]`", definitions["BackgroundSettings"]),
         ("`[images]`", definitions["ImageSettings"]),
         ("`[admin]`", definitions["AdminSettings"]),

@@ -24,6 +24,7 @@ from service.routing import Plan, Route, Target
 from service.settings import ServerSettings
 from service.state import FACTS, REQUEST_ID, SERVICE, TENANT, Configuration, Service
 from service.toolcalls.mode import OutputMode
+from service.traces.trace import Trace
 from service.translate import as_transcript
 
 
@@ -31,7 +32,7 @@ class Asked(msgspec.Struct, frozen=True):
     """Who asks, and what of it is the same on every route.
 
     `wanted` is the class that the client asks for, `deadline_s` how long the answer is of use to it, `mode` in what
-    form it wants its calls; None when it does not say. `body` is unpacked.
+    form it wants its calls; None when it does not say. `body` is unpacked. Its frames go to `trace`, too.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Asked(msgspec.Struct, frozen=True):
     deadline_s: float | None
     mode: OutputMode | None
     body: bytes
+    trace: Trace | None = None
 
     def find(self, current: Configuration) -> Callable[[str], Route | None]:
         """What finds the route of a model's name, where it may use that."""
@@ -64,6 +66,7 @@ class Asked(msgspec.Struct, frozen=True):
             seats=self.tenant.seats,
             queue_share=self.tenant.queue_max or target.tenant_queue_max,
             model=route.public,
+            tap=self.trace,
         )
 
 
@@ -83,7 +86,8 @@ async def read_asked(request: web.Request) -> Asked:
     limits = service.current.settings.server
     with service.room.claim(tenant.name, limits.max_held_bytes) as take:
         body = await _body(request, limits, take)
-    return Asked(request[REQUEST_ID], tenant, wanted, deadline_s, mode, body)
+    trace = service.traces.choose(request[REQUEST_ID], request.headers)
+    return Asked(request[REQUEST_ID], tenant, wanted, deadline_s, mode, body, trace)
 
 
 async def read_pictures(service: Service, asked: Asked, question: Q, route: Route) -> tuple[Q, Route]:

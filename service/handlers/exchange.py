@@ -91,6 +91,7 @@ class Inquiry:
         if wants.queue_budget_s is not None:
             self._job = replace(self._job, queue_budget_s=wants.queue_budget_s, is_patient=True)
         self._plan = plan
+        self._trace = asked.trace
         self._question = question
         self._tokens = estimated_tokens(question.prompt_chars) + (question.max_tokens or 0)
         self._bill: Bill | None = None
@@ -133,6 +134,9 @@ class Inquiry:
         """Nobody reads on. Harmless once it has been closed."""
         self.voices.abandon()
         self.settle()
+        if self._trace is not None:
+            about = {"key": self._tenant.name, "model": self._job.model}
+            self._trace.end(about | self.voices.facts(), has_failed=self.voices.has_failed)
 
 
 INQUIRY = web.RequestKey("inquiry", Inquiry)

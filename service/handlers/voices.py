@@ -11,7 +11,7 @@ from typing import Protocol
 from pool.events import Trace, Usage
 from scheduler.model import Ended, Outcome
 from scheduler.ticket import Ticket
-from service.api.errors import too_long
+from service.api.errors import ApiError, too_long
 from service.encode.choice import Choice, Piece
 from service.encode.usage import summed
 from service.observability import outcome_label
@@ -98,6 +98,8 @@ class Voices:
         self._is_look_due = False
         self._shown_at = 0.0
         self._failure: Exception | None = None
+        self.has_failed = False
+        """One of them ended without an answer, and somebody was there to hear of it."""
 
     def add(self, ticket: Ticket, choice: Choice) -> None:
         """The turn of one more choice."""
@@ -249,7 +251,11 @@ class Voices:
 
     def _advance(self, voice: _Voice, now: float) -> list[Piece]:
         """What one voice has to show; its turn is interrupted when that was all."""
-        pieces = voice.advance(now)
+        try:
+            pieces = voice.advance(now)
+        except ApiError:
+            self.has_failed = True
+            raise
         if voice.choice.is_full:
             ticket = voice.ticket
             if ticket.outcome is None and ticket.lease is not None:

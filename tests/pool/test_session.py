@@ -528,6 +528,71 @@ def test_a_sink_may_interrupt_its_turn_from_within_a_push(sign: Frame, is_answer
     assert desk.closed() == [1]
 
 
+# --- taps ------------------------------------------------------------------------------------------------------
+
+
+class RecordingTap:
+    """What passes, by method, with an arrow for its direction."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def opened(self, now: float) -> None:
+        self.told.append("opened")
+
+    def sent(self, line: bytes, now: float) -> None:
+        self.told.append(f"> {json.loads(line)['method']}")
+
+    def heard(self, method: str, kind: str, body: bytes, now: float) -> None:
+        assert isinstance(json.loads(body), dict)
+        self.told.append(f"< {method} {kind}")
+
+    def closed(self, now: float) -> None:
+        self.told.append("closed")
+
+
+def test_a_tap_sees_all_frames_of_its_turn_and_none_of_others() -> None:
+    desk, tap = Desk(), RecordingTap()
+    desk.runs(1, "A", tap=tap)
+    desk.runs(2, "B")
+    desk.says(delta("B", "no"), delta("A", "yes"), completed("B"), completed("A"))
+    for request in desk.sent():
+        desk.replies(request, {})
+    assert desk.closed() == [2, 1]
+    assert tap.told == [
+        "opened",
+        "> thread/start",
+        "< thread_start result",
+        "> thread/inject_items",
+        "< inject_items result",
+        "> turn/start",
+        "< turn_start result",
+        "< item/agentMessage/delta params",
+        "< turn/completed params",
+        "> thread/unsubscribe",
+        "< unsubscribe result",
+        "closed",
+    ]
+
+
+def test_a_tap_sees_refusals_and_what_the_worker_asks() -> None:
+    desk, tap = Desk(), RecordingTap()
+    desk.runs(1, "A", tap=tap)
+    desk.says({"id": 7, "method": "item/commandExecution/requestApproval", "params": {"threadId": "A"}})
+    desk.starts(2, tap=tap)
+    desk.refuses(desk.sent()[-1])
+    assert "< item/commandExecution/requestApproval params" in tap.told
+    assert tap.told[-2:] == ["< thread_start error", "closed"]
+
+
+def test_a_tap_is_closed_when_the_worker_is_lost_and_then_nobody_has_one() -> None:
+    desk, tap = Desk(), RecordingTap()
+    desk.runs(1, "A", tap=tap)
+    desk.session.lose(Fault(FaultKind.WORKER_LOST, "gone"), desk.now)
+    assert tap.told[-1] == "closed"
+    assert desk.session._notice == desk.session._on_notification
+
+
 # --- anything goes ---------------------------------------------------------------------------------------------
 
 THREADS = "ABCDEF"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pool.events import ToolSpec, TurnRequest
+from pool.events import Tap, ToolSpec, TurnRequest
 from pool.session import Fact, Session, Struck, TurnClosed
 from pool.turn import TurnLimits
 from tests.support.sinks import RecordingSink
@@ -97,16 +97,25 @@ class Desk:
 
     # --- shorthands --------------------------------------------------------------------------------------------
 
-    def starts(self, lease_id: int, *, tools: tuple[ToolSpec, ...] = ()) -> RecordingSink:
+    def starts(self, lease_id: int, *, tools: tuple[ToolSpec, ...] = (), tap: Tap | None = None) -> RecordingSink:
         """A turn begins."""
         sink = RecordingSink()
+        sink.tap = tap
         self.session.start_turn(lease_id, TurnRequest("m", "", ({"role": "user"},), tools), sink, self.now)
         self._note_facts()
         return sink
 
-    def runs(self, lease_id: int, thread: str, *, answers: int = 3, tools: tuple[ToolSpec, ...] = ()) -> RecordingSink:
+    def runs(
+        self,
+        lease_id: int,
+        thread: str,
+        *,
+        answers: int = 3,
+        tools: tuple[ToolSpec, ...] = (),
+        tap: Tap | None = None,
+    ) -> RecordingSink:
         """A turn begins and is opened, up to the answer to turn/start or, with fewer `answers`, not as far."""
-        sink = self.starts(lease_id, tools=tools)
+        sink = self.starts(lease_id, tools=tools, tap=tap)
         results: list[Frame] = [{"thread": {"id": thread}}, {}, {"turn": {"id": f"turn of {thread}"}}]
         for result in results[:answers]:
             for request in self.sent()[-1:]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pool.events import TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
+from pool.events import Tap, TextDelta, ToolCall, TurnEnd, TurnEvent, TurnRequest
 from pool.observer import PoolObserver, WorkerExit
 from pool.pool import Pool
 from pool.profile import Profile
@@ -20,6 +20,8 @@ WAIT_S = 20.0
 
 class RecordingSink:
     """Remembers a turn's events; `await sink.ended` gives its end."""
+
+    tap: Tap | None = None
 
     def __init__(self) -> None:
         self.events: list[TurnEvent] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pool.events import Finish, ReasoningDelta, TextDelta, ToolCall, TurnEnd, TurnEvent
+from pool.events import Finish, ReasoningDelta, Tap, TextDelta, ToolCall, TurnEnd, TurnEvent
 
 
 class RecordingSink:
     """Everything that was pushed, and the one end."""
+
+    tap: Tap | None = None
 
     def __init__(self) -> None:
         self.events: list[TurnEvent] = []
