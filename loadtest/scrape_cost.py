@@ -137,7 +137,7 @@ def _live(watching: Observability, scheduler: Scheduler, house: _House, names: l
             scheduler.submit(Job(f"{name}.{number}", name, job.tenant, TURN, 60.0, model=job.model))
         _happen(watching, jobs[0])
     for sink in house.sinks[::2]:
-        sink.push(TextDelta("x"))
+        sink.push([TextDelta("x")])
         sink.end(END)
 
 

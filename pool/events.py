@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -176,8 +177,8 @@ class TurnSink(Protocol):
     def tap(self) -> Tap | None:
         """Where its frames go, too."""
 
-    def push(self, event: TurnEvent) -> None:
-        """Take the next event."""
+    def push(self, events: Sequence[TurnEvent]) -> None:
+        """Take the next events: all that one read of the worker's output has brought."""
 
     def end(self, end: TurnEnd) -> None:
         """Take the end: called exactly once, and nothing is pushed after it."""

@@ -95,8 +95,7 @@ class Session:
         self._turns: dict[int, Turn] = {}
         self._by_thread: dict[str, tuple[int, Turn]] = {}
         self._taps: dict[int, Tap] = {}
-        self._notice = self._on_notification
-        """What is done with a notification: nearly all that comes is one, and nearly no turn has a tap."""
+        self._speaking: list[Turn] = []
         self._output: list[bytes] = []
         self._facts: list[Fact] = []
         self._is_open = False
@@ -156,7 +155,6 @@ class Session:
         self._turns[lease_id] = turn
         if sink.tap is not None:
             self._taps[lease_id] = sink.tap
-            self._notice = self._on_tapped_notification
             sink.tap.opened(now)
         self._send(lease_id, turn, turn.begin(), now)
 
@@ -171,9 +169,12 @@ class Session:
         """The worker wrote `data`."""
         self._forgive_stall(now)
         self._health.heard(now)
-        for message in self._connection.receive(data):
-            if isinstance(message, Notification):
-                self._notice(message, now)
+        quick = None if self._taps else dialect.text_delta  # a tap is told of every line
+        for message in self._connection.receive(data, quick):
+            if isinstance(message, dialect.AgentMessageDelta):  # nearly all of them
+                self._on_note(message, now)
+            elif isinstance(message, Notification):
+                self._on_notification(message, now)
             elif isinstance(message, Answered | Refused):
                 self._on_answer(message, now)
             elif isinstance(message, Request):
@@ -184,6 +185,9 @@ class Session:
             elif isinstance(message, Garbage):
                 self._health.spoke_nonsense(now)
                 self._fail_thread(message.head, Fault(FaultKind.PROTOCOL, "an unreadable frame"), now)
+        for turn in self._speaking:
+            turn.flush()
+        self._speaking.clear()
 
     def tick(self, now: float, unread_bytes: int = 0) -> None:
         """Expire what is overdue, and ask a worker that has been silent for a while whether it is there.
@@ -229,6 +233,8 @@ class Session:
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _on_notification(self, message: Notification, now: float) -> None:
+        if self._taps:
+            self._tap_thread(message.method, message.params, now)
         try:
             note = dialect.notification(message.method, message.params)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -240,21 +246,23 @@ class Session:
         if note is None:
             self._on_other(message, now)
             return
+        self._on_note(note, now)
+
+    def _on_note(self, note: dialect.Notification, now: float) -> None:
         found = self._by_thread.get(note.thread_id)
         if found is None:
             self.counters["stale"] += 1
             return
         lease_id, turn = found
+        had_unsaid = turn.has_unsaid
         calls = turn.on_notification(note, now)
+        if not had_unsaid and turn.has_unsaid:
+            self._speaking.append(turn)
         if not self._has_proved and turn.trace is Trace.SPOKEN:
             self._has_proved = True
             self._facts.append(Proved())
         if calls:
             self._send(lease_id, turn, calls, now)
-
-    def _on_tapped_notification(self, message: Notification, now: float) -> None:
-        self._tap_thread(message.method, message.params, now)
-        self._on_notification(message, now)
 
     def _tap_thread(self, method: str, params: msgspec.Raw, now: float) -> None:
         body = bytes(params)
@@ -267,8 +275,6 @@ class Session:
         tap = self._taps.pop(lease_id, None)
         if tap is not None:
             tap.closed(now)
-            if not self._taps:
-                self._notice = self._on_notification
 
     def _on_other(self, message: Notification, now: float) -> None:
         """Something that nothing here reads; if it is about a turn, it is a sign of it."""

@@ -113,6 +113,7 @@ class Turn:
         "_sink",
         "_streamed",
         "_turn_id",
+        "_unsaid",
         "_usage",
         "_verdict",
         "_wants_reasoning",
@@ -150,6 +151,7 @@ class Turn:
         self._calls_seen = False
         self._last_message = ""
         self._streamed: set[str] = set()
+        self._unsaid: list[TurnEvent] = []
         self.story.tell(now, "began")
 
     @property
@@ -170,7 +172,7 @@ class Turn:
     @property
     def trace(self) -> Trace:
         """What it has left behind so far."""
-        if self._has_spoken:
+        if self._has_spoken or self._unsaid:
             return Trace.SPOKEN
         return Trace.ACTED if self._has_acted else Trace.NONE
 
@@ -265,7 +267,8 @@ class Turn:
             if note.item_id != self._last_message:
                 self._last_message = note.item_id
                 self._streamed.add(note.item_id)
-            self._push(TextDelta(note.delta))
+            if self._sink is not None and self._verdict is None:
+                self._unsaid.append(TextDelta(note.delta))
             return self._learn_turn_id(note.turn_id, now) if self._turn_id is None else ()
         if isinstance(note, dialect.RawResponseItem) and note.turn_id.startswith(dialect.ECHO_TURN):
             return ()  # the injected history: no sign that the turn runs
@@ -293,6 +296,17 @@ class Turn:
                 return self._complete(note, now)
             case _:
                 assert_never(note)
+
+    @property
+    def has_unsaid(self) -> bool:
+        """It has something for its sink: call `flush` soon."""
+        return bool(self._unsaid)
+
+    def flush(self) -> None:
+        """Give the sink what it has not got yet."""
+        if self._unsaid and self._sink is not None:
+            events, self._unsaid, self._has_spoken = self._unsaid, [], True
+            self._sink.push(events)
 
     def progressed(self, now: float) -> None:
         """The worker has shown that it is at work on it."""
@@ -405,10 +419,10 @@ class Turn:
 
     def _push(self, event: TurnEvent) -> None:
         if self._sink is not None and self._verdict is None:
-            self._has_spoken = True
-            self._sink.push(event)
+            self._unsaid.append(event)
 
     def _end(self, end: TurnEnd, now: float) -> None:
+        self.flush()
         sink, self._sink = self._sink, None
         if sink is not None:
             if end.fault is not None:

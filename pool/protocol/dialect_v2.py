@@ -292,6 +292,26 @@ def notification(method: str, params: msgspec.Raw) -> Notification | None:
     return decoder(params) if decoder is not None else None
 
 
+class _TextLine(msgspec.Struct, gc=False):
+    params: AgentMessageDelta
+
+
+_TEXT_HEAD = b'{"method":"item/agentMessage/delta",'
+_text_line = msgspec.json.Decoder(_TextLine).decode
+
+
+def text_delta(line: bytes) -> AgentMessageDelta | None:
+    """What nearly all lines are, as the CLI writes them, decoded in one step; None for any other line, and for one that
+    is not what it looks like.
+    """
+    if not line.startswith(_TEXT_HEAD):
+        return None
+    try:
+        return _text_line(line).params
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
 _THREAD_ID = re.compile(rb'"threadId":"([0-9A-Za-z-]{1,64})"')
 
 

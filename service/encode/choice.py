@@ -112,8 +112,11 @@ class Choice:
             ApiError: a function was called that must not be, or calls are too long.
         """
         shown: list[Piece] = []
+        is_plain = self._cut is None and not self._reads_blocks
         for event in events:
-            if isinstance(event, TextDelta) and not self._reads_blocks:
+            if is_plain and isinstance(event, TextDelta) and not self.call_count:  # nearly always: `_say`, in short
+                self._show_text(event, shown)
+            elif isinstance(event, TextDelta) and not self._reads_blocks:
                 self._say(event, shown)
             elif isinstance(event, TextDelta | ToolCall):
                 self._find(event, now, shown)

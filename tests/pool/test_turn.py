@@ -73,7 +73,9 @@ class Talk:
         return self._note(lambda: self.turn.on_expiry(step, self.now))
 
     def hears(self, note: dialect.Notification) -> list[str]:
-        return self._note(lambda: self.turn.on_notification(note, self.now))
+        calls = self._note(lambda: self.turn.on_notification(note, self.now))
+        self.turn.flush()
+        return calls
 
     def asks_leave(self) -> None:
         self.turn.acted(self.now)

@@ -447,7 +447,7 @@ async def test_a_first_event_that_overflows_the_buffer_as_the_turn_starts_interr
 
     def flood(turn: FakeTurn) -> None:
         for _ in range(2):
-            turn.sink.push(TextDelta("x" * 2 * BUFFER_BYTES))
+            turn.sink.push([TextDelta("x" * 2 * BUFFER_BYTES)])
 
     house.seats.at_start = flood
     ticket = house.submit()

@@ -457,7 +457,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         turn = self.of(pick, self.turns)
         client = turn.client
         before = len(client.real._events)
-        turn.sink.push(TextDelta(f"of attempt {turn.number}"))
+        turn.sink.push([TextDelta(f"of attempt {turn.number}")])
         is_heard = turn is client.turn and client.outcome is None
         assert len(client.real._events) == before + is_heard
         if is_heard:

@@ -52,7 +52,7 @@ async def test_what_was_pushed_is_read_in_order_and_in_one_go() -> None:
     ticket, turn, _ = a_ticket()
     events: list[TurnEvent] = [TextDelta("a"), ReasoningDelta("b"), ToolCall("c", "f", "{}")]
     for event in events:
-        turn.push(event)
+        turn.push([event])
     assert await ticket.read() == events
 
 
@@ -63,8 +63,8 @@ async def test_a_reader_waits_for_the_first_event() -> None:
         reader = tasks.create_task(ticket.read())
         await pass_time(5.0)
         assert not reader.done()
-        turn.push(TextDelta("a"))
-        turn.push(TextDelta("b"))
+        turn.push([TextDelta("a")])
+        turn.push([TextDelta("b")])
     assert reader.result() == [TextDelta("a"), TextDelta("b")]
 
 
@@ -74,7 +74,7 @@ async def test_a_reader_waits_for_the_outcome_and_gets_what_came_before_it() -> 
     async with asyncio.TaskGroup() as tasks:
         reader = tasks.create_task(read_all(ticket))
         await pass_time(1.0)
-        turn.push(TextDelta("a"))
+        turn.push([TextDelta("a")])
         ticket.settle(END)
     assert reader.result() == [TextDelta("a")]
     assert ticket.outcome == END
@@ -88,7 +88,7 @@ async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
                 await ticket.read()
-    turn.push(TextDelta("a"))
+    turn.push([TextDelta("a")])
     assert await ticket.read() == [TextDelta("a")]
 
 
@@ -98,10 +98,10 @@ async def test_a_reader_cancelled_in_the_moment_an_event_comes_loses_nothing() -
     async with asyncio.TaskGroup() as tasks:
         reader = tasks.create_task(ticket.read())
         await pass_time(1.0)
-        turn.push(TextDelta("a"))
+        turn.push([TextDelta("a")])
         reader.cancel()
     assert reader.cancelled()
-    turn.push(TextDelta("b"))
+    turn.push([TextDelta("b")])
     assert await ticket.read() == [TextDelta("a"), TextDelta("b")]
 
 
@@ -118,9 +118,9 @@ def test_a_full_buffer_is_told(event: Callable[[str], TurnEvent]) -> None:
     _ticket, turn, told = a_ticket()
     piece = BUFFER_BYTES // 4 - EVENT_OVERHEAD_BYTES
     for _ in range(5):
-        turn.push(event("x" * piece))
+        turn.push([event("x" * piece)])
     assert told.overflows == []
-    turn.push(event(""))
+    turn.push([event("")])
     assert told.overflows == [7]
 
 
@@ -128,22 +128,22 @@ def test_a_full_buffer_is_told(event: Callable[[str], TurnEvent]) -> None:
 async def test_one_piece_of_any_size_is_no_sign_of_a_slow_reader() -> None:
     ticket, turn, told = a_ticket()
     for _ in range(3):
-        turn.push(TextDelta("small"))
-        turn.push(TextDelta("x" * 3 * BUFFER_BYTES))
-        turn.push(TextDelta("small"))
+        turn.push([TextDelta("small")])
+        turn.push([TextDelta("x" * 3 * BUFFER_BYTES)])
+        turn.push([TextDelta("small")])
         await ticket.read()
     assert told.overflows == []
     for _ in range(2):
-        turn.push(TextDelta("x" * 3 * BUFFER_BYTES))
+        turn.push([TextDelta("x" * 3 * BUFFER_BYTES)])
     assert told.overflows == [7]
 
 
 def test_many_small_events_fill_the_buffer_too() -> None:
     _ticket, turn, told = a_ticket()
     for _ in range(BUFFER_BYTES // EVENT_OVERHEAD_BYTES + 1):
-        turn.push(TextDelta(""))
+        turn.push([TextDelta("")])
     assert told.overflows == []
-    turn.push(TextDelta(""))
+    turn.push([TextDelta("")])
     assert told.overflows == [7]
 
 
@@ -151,7 +151,7 @@ def test_many_small_events_fill_the_buffer_too() -> None:
 async def test_reading_empties_the_buffer() -> None:
     ticket, turn, told = a_ticket()
     for _ in range(10):
-        turn.push(TextDelta("x" * (BUFFER_BYTES // 2)))
+        turn.push([TextDelta("x" * (BUFFER_BYTES // 2))])
         await ticket.read()
     assert told.overflows == []
 
@@ -159,10 +159,10 @@ async def test_reading_empties_the_buffer() -> None:
 @in_virtual_time
 async def test_what_comes_after_the_outcome_is_dropped() -> None:
     ticket, turn, told = a_ticket()
-    turn.push(TextDelta("before"))
+    turn.push([TextDelta("before")])
     ticket.settle(Abandoned())
-    turn.push(TextDelta("after"))
-    turn.push(TextDelta("x" * 2 * BUFFER_BYTES))
+    turn.push([TextDelta("after")])
+    turn.push([TextDelta("x" * 2 * BUFFER_BYTES)])
     assert await read_all(ticket) == [TextDelta("before")]
     assert told.overflows == []
 
@@ -191,11 +191,11 @@ async def test_a_turn_that_was_lost_writes_nothing_into_the_next_ones_answer() -
     """Invariant 11."""
     ticket, first, told = a_ticket()
     ticket.withdraw()
-    first.push(TextDelta("a ghost"))
+    first.push([TextDelta("a ghost")])
     second = ticket.attempt(2)
-    first.push(TextDelta("still there"))
-    second.push(TextDelta("the answer"))
-    first.push(TextDelta("and again"))
+    first.push([TextDelta("still there")])
+    second.push([TextDelta("the answer")])
+    first.push([TextDelta("and again")])
     assert await ticket.read() == [TextDelta("the answer")]
     first.end(END.end)
     second.end(END.end)
@@ -207,5 +207,5 @@ def test_the_first_event_is_told_once() -> None:
     _, turn, told = a_ticket()
     assert told.spoke == 0
     for _ in range(3):
-        turn.push(TextDelta("a"))
+        turn.push([TextDelta("a")])
     assert told.spoke == 1

@@ -57,10 +57,10 @@ class Told:
             self.shown.append(shown)
 
     def calls(self, name: str, turn: int = 0) -> None:
-        self.turns[turn][1].push(ToolCall(name, name, "{}"))
+        self.turns[turn][1].push([ToolCall(name, name, "{}")])
 
     def says(self, text: str, turn: int = 0) -> None:
-        self.turns[turn][1].push(TextDelta(text))
+        self.turns[turn][1].push([TextDelta(text)])
 
     def ends(self, turn: int = 0, finish: Finish = Finish.INTERRUPTED) -> None:
         self.turns[turn][0].settle(Ended(TurnEnd(finish=finish)))

@@ -80,7 +80,7 @@ class FakeSeats:
 
     def says(self, number: int, text: str) -> None:
         """A turn, counted from 0, tells something."""
-        self.turns[number].sink.push(TextDelta(text))
+        self.turns[number].sink.push([TextDelta(text)])
 
     def ends(self, number: int, end: TurnEnd = STOP) -> None:
         """A turn comes to its end; it still holds its seat."""

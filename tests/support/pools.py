@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,9 +28,9 @@ class RecordingSink:
         self.ended: asyncio.Future[TurnEnd] = asyncio.get_running_loop().create_future()
         self.first: asyncio.Event = asyncio.Event()
 
-    def push(self, event: TurnEvent) -> None:
+    def push(self, events: Sequence[TurnEvent]) -> None:
         assert not self.ended.done(), "an event after the end"
-        self.events.append(event)
+        self.events += events
         self.first.set()
 
     def end(self, end: TurnEnd) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pool.events import Finish, ReasoningDelta, Tap, TextDelta, ToolCall, TurnEnd, TurnEvent
 
 
@@ -14,9 +16,9 @@ class RecordingSink:
         self.events: list[TurnEvent] = []
         self.ended: TurnEnd | None = None
 
-    def push(self, event: TurnEvent) -> None:
-        assert self.ended is None, f"{event} after the end"
-        self.events.append(event)
+    def push(self, events: Sequence[TurnEvent]) -> None:
+        assert self.ended is None, f"{events} after the end"
+        self.events += events
 
     def end(self, end: TurnEnd) -> None:
         assert self.ended is None, f"{end} after {self.ended}"
