@@ -151,6 +151,7 @@ async def _serve(
         service.observability.log.info("service.started", url=base_url)
         gc.collect()
         gc.freeze()  # what start-up made is never garbage: no collection need look at it again
+        gc.set_threshold(20_000, 20, 100)  # and little of what comes is: nearly all goes with its last reference
         if on_ready is None or await _unless(stop, on_ready(base_url)):
             await _unless(stop, reloader.run())
         await _drain(service, stop)

@@ -153,7 +153,7 @@ class Reply:
         """A JSON body."""
         response = web.Response(body=body, content_type="application/json", headers=self.headers)
         await response.prepare(self._request)
-        await self._in_time(response.write_eof())
+        await self._in_time(response.write_eof(), len(body))
         return response
 
     async def stream(self, source: Source) -> web.StreamResponse:
@@ -171,7 +171,7 @@ class Reply:
         except Exception as error:  # noqa: BLE001 - the middleware's boundary again: its 500 would land in this body
             self._request.app[SERVICE].observability.handler_failed(self._request.path, error)
             await self._write(response, await source.error(internal()))
-        await self._in_time(response.write_eof())
+        await self._in_time(response.write_eof(), 0)
         return response
 
     # --- inside ----------------------------------------------------------------------------------------------
@@ -197,15 +197,18 @@ class Reply:
         )
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
-        await self._in_time(response.write(data))
+        await self._in_time(response.write(data), len(data))
 
-    async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
+    async def _in_time(self, writing: Coroutine[Any, Any, None], size: int) -> None:
         """Write, within a bound: a client that stops reading loses its connection and nobody else anything."""
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size() + size < BEHIND_BYTES:
+            await writing  # which has nothing to wait for
+            return
         try:
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await writing
         except TimeoutError:
-            transport = self._request.transport
             if transport is not None:
                 transport.abort()
             self._request.app[SERVICE].observability.client_cut()
