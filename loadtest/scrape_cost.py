@@ -154,7 +154,7 @@ def _happen(watching: Observability, job: Job) -> None:
         watching.ticket_settled(job, outcome, 1.0, 0.0, 0)
         watching.ticket_settled(job, outcome, 1.0, 0.0, 2)
     watching.worker_booted(worker, "0.163.0", 1.0)
-    watching.boot_failed(worker, "it exited")
+    watching.boot_failed(worker, "it exited", 1, 0.25)
     for code in (0, 1, -9):
         watching.worker_exited(WorkerExit(worker, "it exited", code, ""))
     watching.frames_counted(worker, dict.fromkeys(("frames", "late", "stale", "unknown", "probe_missed", "strike"), 1))

@@ -36,8 +36,16 @@ class PoolObserver:
     def worker_booted(self, worker: WorkerId, version: str, boot_s: float) -> None:
         """A worker is ready."""
 
-    def boot_failed(self, worker: WorkerId, reason: str) -> None:
-        """A worker could not be brought up."""
+    def boot_failed(self, worker: WorkerId, reason: str, failures: int, retry_s: float | None) -> None:
+        """A worker could not be brought up. So many in a row on its place were not; the next is tried after `retry_s`,
+        None for not at all.
+        """
+
+    def trouble_began(self, profile: str, trouble: str) -> None:
+        """Its breaker is open (`breaker`), or so many of its workers look sick that none is judged (`panic`)."""
+
+    def trouble_ended(self, profile: str, trouble: str) -> None:
+        """That is over."""
 
     def worker_exited(self, end: WorkerExit) -> None:
         """A worker's process is gone."""

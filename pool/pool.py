@@ -101,6 +101,7 @@ class Pool:
         self._tasks: asyncio.TaskGroup | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticks = 0
+        self._troubles: frozenset[tuple[str, str]] = frozenset()
         self._ticked_at: float | None = None
         self.on_freed: Callable[[str], None] = lambda _profile: None
         self.on_quarantined: Callable[[tuple[Lease, ...]], None] = lambda _leases: None
@@ -287,6 +288,15 @@ class Pool:
             if self._ticks % MEASURE_EVERY == 0:
                 self._inbox.put(Measured(worker.id, worker.rss_bytes()))
         self._inbox.put(Ticked())
+        self._tell_troubles()
+
+    def _tell_troubles(self) -> None:
+        troubles = self._state.troubles(self._now())
+        for trouble in sorted(troubles - self._troubles):
+            self._observer.trouble_began(*trouble)
+        for trouble in sorted(self._troubles - troubles):
+            self._observer.trouble_ended(*trouble)
+        self._troubles = troubles
 
     def _count_frames(self, worker: Worker) -> None:
         before = self._frames.get(worker.id, {})
@@ -355,10 +365,11 @@ class Pool:
         self._on_broken(worker_id, reason)
 
     def _on_broken(self, worker_id: WorkerId, reason: str) -> None:
-        if self._boot_began.pop(worker_id, None) is not None:
-            self._observer.boot_failed(worker_id, reason)
-            self._report_first_boot(FirstBoot(worker_id.profile, failure=reason))
+        was_booting = self._boot_began.pop(worker_id, None) is not None
         self._inbox.put(Broken(worker_id, reason))
+        if was_booting:
+            self._observer.boot_failed(worker_id, reason, *self._state.next_boot(worker_id, self._now()))
+            self._report_first_boot(FirstBoot(worker_id.profile, failure=reason))
 
     def _on_fact(self, worker_id: WorkerId, fact: session.Fact) -> None:
         match fact:

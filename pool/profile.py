@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pool.health import ProbeLimits
 from pool.turn import TurnLimits
+from pool.veil import Veil
 
 MAX_SLOTS = 10
 """Seats of one worker. A turn has at most three unanswered requests, and a worker at most 32."""
@@ -67,3 +68,8 @@ class Profile:
     limits: TurnLimits = field(default_factory=TurnLimits)
     probes: ProbeLimits = field(default_factory=ProbeLimits)
     retire: RetireLimits = field(default_factory=RetireLimits)
+
+    @property
+    def veil(self) -> Veil:
+        """Hides what its workers are given and others must not read."""
+        return Veil((*(value for _, value in self.env), self.credentials.api_key or ""))

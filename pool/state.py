@@ -143,6 +143,20 @@ class PoolState:
             )
         return out
 
+    def next_boot(self, worker: WorkerId, now: float) -> tuple[int, float | None]:
+        """How many starts in a row have failed on this worker's place, and in how many seconds the next is tried."""
+        pool = self._pools.get(worker.profile)
+        successor = pool.places.get(worker.slot) if pool is not None else None
+        if pool is None or successor is None or successor.state is not _S.BACKOFF:
+            return 0, None
+        return successor.failures, max(successor.boot_at - now, pool.breaker.wait_s(now))
+
+    def troubles(self, now: float) -> frozenset[tuple[str, str]]:
+        """Profiles, and what is wrong with all of them."""
+        broken = ((name, "breaker") for name, pool in self._pools.items() if pool.breaker.is_open)
+        sick = ((name, "panic") for name, pool in self._pools.items() if pool.panic.is_on(now))
+        return frozenset((*broken, *sick))
+
     def spill(self) -> tuple[Effect, ...]:
         """What had been decided when a bug of ours ended a decision in the middle."""
         return tuple(self._effects)

@@ -16,6 +16,7 @@ from pool.session import Fact, HandshakeFailed, Handshaken, Session
 from pool.transport import Child
 from pool.worker_state import WorkerId
 
+MAX_REASON_CHARS = 500
 LAST_WORDS_S = 0.5
 """How long the output of a process that has exited is still read: its last answers may be in the pipe."""
 
@@ -63,6 +64,7 @@ class Worker:
         self._child: Child | None = None
         self._home: Home | None = None
         self._is_write_due = False
+        self._veil = spec.profile.veil
         self._has_booted = False
         self._is_hung = False
         self._lost_as = FaultKind.WORKER_LOST
@@ -74,7 +76,7 @@ class Worker:
         try:
             reason = await self._live()
         except OSError as error:
-            reason = f"it could not be started: {error.strerror or error}"
+            reason = self._told(f"it could not be started: {error.strerror or error}")
         except Exception as error:  # noqa: BLE001 - the boundary that keeps one worker's bug from its siblings
             self._events.bug(self.id, error)
             reason = "a bug of ours"
@@ -99,7 +101,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - as above
             self._events.bug(self.id, error)
         # What it said before it ever saw a prompt may be told.
-        stderr_tail = self._child.stderr_tail if self._child is not None and not self._has_booted else ""
+        stderr_tail = self._veil(self._child.stderr_tail) if self._child is not None and not self._has_booted else ""
         return WorkerExit(self.id, reason, code, stderr_tail)
 
     def stop(self, reason: str, *, is_fault: bool = False, is_hung: bool = False) -> None:
@@ -192,14 +194,18 @@ class Worker:
             case Handshaken(version, user_agent):
                 self._on_handshake(version, user_agent)
             case HandshakeFailed(reason):
-                self._events.broken(self.id, reason)
+                self._events.broken(self.id, self._told(reason))
             case _:
                 self._events.fact(self.id, fact)
+
+    def _told(self, reason: str) -> str:
+        """In its own words, which may be many and are not all for others."""
+        return self._veil(reason[: 4 * MAX_REASON_CHARS])[:MAX_REASON_CHARS]
 
     def _on_handshake(self, version: tuple[int, int, int] | None, user_agent: str) -> None:
         needed = ".".join(map(str, MINIMUM_VERSION))
         if version is None:
-            self._events.unfit(self.id, f"the CLI does not tell its version ({user_agent[:80]!r})")
+            self._events.unfit(self.id, self._told(f"the CLI does not tell its version ({user_agent[:80]!r})"))
         elif version < MINIMUM_VERSION:
             found = ".".join(map(str, version))
             self._events.unfit(self.id, f"Codex CLI {found} is too old: {needed} or newer is needed")

@@ -17,7 +17,7 @@ import uvloop
 from pool.errors import ConfigurationError, EnvironmentUnfit
 from service import __version__
 from service.lifecycle import check, serve
-from service.logs import configure_logging
+from service.logs import catch_strays, configure_logging
 from service.routing import Routes
 from service.settings import CONFIG_VARIABLE, Settings, load, require_keys
 
@@ -47,6 +47,7 @@ def _fail(error: Exception, code: int) -> None:
 def _serve(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[str, str]) -> None:
     settings = load(path, environ)
     configure_logging(settings.log.level)
+    catch_strays()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, environ, load=lambda: load(path, environ)))
 

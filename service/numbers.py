@@ -483,7 +483,11 @@ class Numbers(Metrics):
         )
         self.unsaid = self.counter(
             "log_lines_dropped",
-            About("lines", "of the log that said what others had said just before", "something fails again and again"),
+            About(
+                "lines",
+                "of the log that were not written: they said what others had said just before, or `stderr` took none",
+                "something fails again and again, or nobody reads the log",
+            ),
             "event",
         )
         self.bugs = self.counter(

@@ -36,8 +36,8 @@ from scheduler.model import (
 from scheduler.observer import SchedulerObserver
 from scheduler.scheduler import Scheduler
 from service import __version__
-from service.api.errors import REJECTIONS
-from service.logs import DETAILS, error_fields
+from service.api.errors import REJECTIONS, WHOSE_LIMIT
+from service.logs import DETAILS, Repeats, error_fields, writer
 from service.maintenance import State
 from service.numbers import Numbers
 from service.readings import Workers, reader
@@ -122,6 +122,7 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
         self.failures: deque[Failure] = deque(maxlen=KEPT)
         self.last_exit: dict[str, Any] | None = None
         self._generation = 1
+        self._repeats = Repeats()
         self._running: dict[str, _Run] = {}
         self._quarantined_at: dict[WorkerId, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -141,7 +142,20 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
     def _measure_lag(self, loop: asyncio.AbstractEventLoop, due_at: float | None) -> None:
         if due_at is not None:
             self.numbers.lag_s().observe(max(0.0, loop.time() - due_at))
+        self._tell_repeats()
         self._lag_timer = loop.call_later(LAG_EVERY_S, self._measure_lag, loop, loop.time() + LAG_EVERY_S)
+
+    def _lets(self, event: str, *about: object) -> bool:
+        """Whether one more such line is written; what many others have just said is not, unless details are wanted."""
+        return _is_detailed() or self._repeats.lets(time.monotonic(), event, *about)
+
+    def _tell_repeats(self) -> None:
+        for (event, *about), times in self._repeats.over(time.monotonic()):
+            self.numbers.unsaid(event).inc(times)
+            self.log.warning("log.repeated", of=event, about=about, times=times)
+        stderr = writer()
+        stderr.flush()
+        self.numbers.unsaid("stderr").value = stderr.dropped
 
     def _relayed(self, spoke_at: float) -> None:
         self.numbers.relay_s().observe(time.perf_counter() - spoke_at)
@@ -162,7 +176,12 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
         failed = failure(route, status, seconds, facts)
         if failed is not None:
             self.failures.append(failed)
-        self.log.info("request.answered", route=route, status=status, seconds=round(seconds, 4), **facts)
+        whose = WHOSE_LIMIT.get(str(code or facts.get("outcome")))
+        if whose is not None:
+            facts = {**facts, "limit": whose}
+        has_run = status < 400 or "worker" in facts
+        if has_run or self._lets("request.answered", route, status, code, facts.get("tenant")):
+            self.log.info("request.answered", route=route, status=status, seconds=round(seconds, 4), **facts)
 
     def first_text(self, profile: str, seconds: float) -> None:
         """A client got its first text."""
@@ -175,7 +194,8 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
     def handler_failed(self, route: str, error: Exception) -> None:
         """A handler raised what it should not."""
         self.numbers.bugs("http").inc()
-        self.log.error("handler.failed", route=route, **error_fields(error))
+        if self._lets("handler.failed", route, type(error).__name__):
+            self.log.error("handler.failed", route=route, **error_fields(error))
 
     # --- configuration ---------------------------------------------------------------------------------------
 
@@ -342,7 +362,8 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
     def background_failed(self, error: Exception) -> None:
         """The work on a background response raised what it should not."""
         self.numbers.bugs("background").inc()
-        self.log.error("background.failed", **error_fields(error))
+        if self._lets("background.failed", type(error).__name__):
+            self.log.error("background.failed", **error_fields(error))
 
     def background_recovered(self, queued: int, running: int) -> None:
         """What an earlier process left: so many are taken up again, and so many have failed."""
@@ -356,10 +377,12 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
         self.numbers.evicted(reason).inc(count)
 
     def store_went_down(self, trouble: str, text: str) -> None:
-        self.log.error("store.went_down", trouble=trouble, reason=text)
+        if self._lets("store.went_down", trouble):
+            self.log.error("store.went_down", trouble=trouble, reason=text)
 
     def store_came_back(self) -> None:
-        self.log.info("store.came_back")
+        if self._lets("store.came_back"):
+            self.log.info("store.came_back")
 
     def store_moved_aside(self, path: str) -> None:
         self.numbers.moved_aside().inc()
@@ -423,7 +446,9 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
             self._quarantined_at[worker] = time.perf_counter()
         elif (began_at := self._quarantined_at.pop(worker, None)) is not None:
             self.numbers.quarantine_s(worker.profile).observe(time.perf_counter() - began_at)
-        self.log.debug("worker.moved", worker=str(worker), source=str(source), target=str(target), reason=reason)
+        if self._lets("worker.moved", worker.profile, str(target)):
+            log = self.log.warning if target in (WorkerState.SUSPECT, WorkerState.QUARANTINED) else self.log.info
+            log("worker.moved", worker=str(worker), source=str(source), target=str(target), reason=reason)
 
     def worker_booted(self, worker: WorkerId, version: str, boot_s: float) -> None:
         self.versions[worker.profile] = version
@@ -431,17 +456,28 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
         self.numbers.boot_s(worker.profile).observe(boot_s)
         self.log.info("worker.booted", worker=str(worker), version=version, boot_s=round(boot_s, 4))
 
-    def boot_failed(self, worker: WorkerId, reason: str) -> None:
+    def boot_failed(self, worker: WorkerId, reason: str, failures: int, retry_s: float | None) -> None:
         self.numbers.boots(worker.profile, "failed").inc()
-        self.log.error("worker.boot_failed", worker=str(worker), reason=reason)
+        if self._lets("worker.boot_failed", worker.profile):
+            next_s = None if retry_s is None else round(retry_s, 3)
+            self.log.error("worker.boot_failed", worker=str(worker), reason=reason, failures=failures, retry_s=next_s)
+
+    def trouble_began(self, profile: str, trouble: str) -> None:
+        if self._lets("profile.troubled", profile, trouble):
+            self.log.error("profile.troubled", profile=profile, trouble=trouble)
+
+    def trouble_ended(self, profile: str, trouble: str) -> None:
+        if self._lets("profile.recovered", profile, trouble):
+            self.log.info("profile.recovered", profile=profile, trouble=trouble)
 
     def worker_exited(self, end: WorkerExit) -> None:
         self.numbers.exits(end.worker.profile, "none" if end.code is None else str(end.code)).inc()
         self.last_exit = {"code": end.code, "reason": end.reason}
         expected = end.code == 0 and _REASONS.get(end.reason) in _PLANNED
         log = self.log.info if expected else self.log.warning
-        log("worker.exited", worker=str(end.worker), code=end.code, reason=end.reason)
-        if end.stderr_tail:
+        if self._lets("worker.exited", end.worker.profile, end.code):
+            log("worker.exited", worker=str(end.worker), code=end.code, reason=end.reason)
+        if end.stderr_tail and self._lets("worker.stderr", end.worker.profile):
             self.log.warning("worker.stderr", worker=str(end.worker), tail=end.stderr_tail[-1000:])
 
     def frames_counted(self, worker: WorkerId, counts: Mapping[str, int]) -> None:
@@ -456,4 +492,5 @@ class Observability(PoolObserver, SchedulerObserver, StoreObserver, UsageObserve
 
     def bug_found(self, where: str, error: Exception) -> None:
         self.numbers.bugs("worker").inc()
-        self.log.error("bug.found", where_found=where, **error_fields(error))
+        if self._lets("bug.found", type(error).__name__):
+            self.log.error("bug.found", where_found=where, **error_fields(error))

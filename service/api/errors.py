@@ -312,6 +312,16 @@ OUTCOMES: dict[type[Outcome], _Row] = {
 """Of a job that was taken, and did not end with its turn. The wait after `CutOff` is about what a successor needs to be
 up; the last two have no client that could read a status line: theirs are for the log and for streams."""
 
+WHOSE_LIMIT = {
+    **dict.fromkeys(("rate_limited", "tenant_queue_full"), "key"),
+    **dict.fromkeys(("queue_full", "queue_wait_too_long", "queue_timeout", "queue_shed"), "profile"),
+    **dict.fromkeys(("worker_request_timeout", "first_event_timeout", "idle_timeout", "request_timeout"), "service"),
+    **dict.fromkeys(("rate_limit_exceeded", "insufficient_quota", "upstream_overloaded"), "provider"),
+    **dict.fromkeys(("deadline_exceeded", "client_too_slow"), "client"),
+    "worker_overloaded": "worker",
+}
+"""Of the codes that say that a limit was met: whose limit it was."""
+
 INTERRUPTED = _Row(502, _SERVER, "turn_interrupted", _AGAIN, "the turn was interrupted")
 """By nobody's wish."""
 

@@ -189,11 +189,16 @@ class Voices:
             facts["first_text_s"] = round(self._first_text_s, 4)
         if ticket.lease is not None:
             facts["worker"] = str(ticket.lease.worker)
+        if ticket.started_at is not None:
+            facts["queue_s"] = round(ticket.started_at - ticket.submitted_at, 4)
+        if ticket.attempts > 1:
+            facts["attempts"] = ticket.attempts
         ends = [voice.ticket.outcome.end for voice in self._voices if isinstance(voice.ticket.outcome, Ended)]
         usages = [end.usage for end in ends if end.usage is not None]
         if usages:
-            facts["input_tokens"] = sum(usage.input_tokens for usage in usages)
-            facts["output_tokens"] = sum(usage.output_tokens for usage in usages)
+            usage = summed(usages)
+            facts["input_tokens"], facts["cached_tokens"] = usage.input_tokens, usage.cached_input_tokens
+            facts["output_tokens"], facts["reasoning_tokens"] = usage.output_tokens, usage.reasoning_output_tokens
         return facts
 
     # --- inside ----------------------------------------------------------------------------------------------

@@ -219,9 +219,9 @@ def test_it_serves_until_it_is_told_to_stop_and_leaves_nothing(command: Command,
         assert not alive_in_sessions(workers)
         assert command.runs() == []
         events = [line["event"] for line in serving.log]
-    assert events[0] == "worker.booted"
-    assert events[1] == "service.started"
-    assert events[-1] == "worker.exited"
+    facts = [event for event in events if event != "worker.moved"]
+    assert facts[:2] == ["worker.booted", "service.started"]
+    assert facts[-1] == "worker.exited"
     assert events.index("service.draining") < events.index("service.stopped")
     assert all(line["level"] == "info" for line in serving.log)
 
@@ -233,7 +233,7 @@ def test_a_stop_lets_running_and_waiting_answers_finish_and_takes_nothing_new(co
         running = Request(port, A_WHILE, stream=True)
         running.until_text()
         waiting = Request(port, scripted(text="after all"))
-        wait_until(lambda: b'jobs_waiting{priority="standard",profile="default"} 1.0' in serving.get("/metrics").raw)
+        wait_until(lambda: b'jobs_waiting{profile="default",priority="standard"} 1\n' in serving.get("/metrics").raw)
         workers = serving.workers()
         serving.signal(signal.SIGTERM)
         serving.until_logged("service.draining")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import sys
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import structlog
 
 from loadtest.fake_catalogue import catalogue
-from service.logs import configure_logging
+from service.logs import configure_logging, forget
 from tests.support.services import Json, RunningService, running_service
 
 
@@ -33,21 +32,22 @@ async def api(tmp_path: Path) -> AsyncIterator[RunningService]:
 class Log:
     """What was logged since the test began."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._written = io.BytesIO()
-        self._stderr = io.TextIOWrapper(self._written, write_through=True)
-        self._patch = patch
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("log")
 
     def configure(self, level: str) -> None:
         """As the service does when it starts."""
-        with self._patch.context() as patch:
-            patch.setattr(sys, "stderr", self._stderr)
-            configure_logging(level)
+        configure_logging(level, self._fd)
+
+    def close(self) -> None:
+        """Nothing more is written to it."""
+        forget(self._fd)
+        os.close(self._fd)
 
     @property
     def raw(self) -> str:
         """Every line, as it was written."""
-        return self._written.getvalue().decode()
+        return os.pread(self._fd, os.fstat(self._fd).st_size, 0).decode()
 
     @property
     def lines(self) -> list[Json]:
@@ -62,13 +62,14 @@ class Log:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+def log() -> Iterator[Log]:
     """The service's own log, at the level debug."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    log = Log(monkeypatch)
+    log = Log()
     log.configure("debug")
     yield log
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
+    log.close()

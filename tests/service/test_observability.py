@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ from scheduler.model import (
     Shed,
 )
 from service import __version__
-from service.logs import error_fields
+from service.api.errors import FAULTS, OUTCOMES, REJECTIONS, WHOSE_LIMIT
+from service.logs import Repeats, error_fields
 from service.maintenance import Notice, State
 from service.observability import _REASONS, Observability, outcome_label
 from service.recent import Acted
 from tests.service.conftest import Log
-from tests.support.services import AUTHORIZED, KEY, RunningService, body, running_service, scripted, until
+from tests.support.services import AUTHORIZED, KEY, RunningService, body, key, running_service, scripted, until
 
 CHAT = "/v1/chat/completions"
 MARK = "zanzibar"
@@ -53,11 +55,11 @@ LEASE = Lease(7, WORKER)
 
 
 async def test_a_request_is_one_line_of_facts(api: RunningService, log: Log) -> None:
-    usage = {"input_tokens": 100, "output_tokens": 20}
+    usage = {"input_tokens": 100, "cached_tokens": 40, "output_tokens": 20, "reasoning_tokens": 5}
     answer = await api.chat(scripted(text="x", usage=usage), stream=True)
     await until(lambda: log.of("request.answered"))
     (line,) = log.of("request.answered")
-    assert line.pop("seconds") >= line.pop("first_text_s") > 0
+    assert line.pop("seconds") >= line.pop("first_text_s") > line.pop("queue_s") >= 0
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "event": "request.answered",
@@ -73,7 +75,9 @@ async def test_a_request_is_one_line_of_facts(api: RunningService, log: Log) -> 
         "outcome": "stop",
         "worker": "default/0.1",
         "input_tokens": 100,
+        "cached_tokens": 40,
         "output_tokens": 20,
+        "reasoning_tokens": 5,
     }
 
 
@@ -224,6 +228,77 @@ async def test_a_boot_that_fails_is_an_error_line(tmp_path: Path, log: Log) -> N
     assert line["level"] == "error"
     assert line["worker"].startswith("sick/0.")
     assert line["reason"].startswith("initialize was refused")
+    assert line["failures"] == 1
+    assert 0 < line["retry_s"] <= 0.25, "what it waits before the next"
+
+
+async def test_a_crash_loop_is_told_once_and_then_in_numbers(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.configure("info")
+    monkeypatch.setattr("pool.backoff.CAP_S", 0.001)
+    monkeypatch.setattr("pool.breaker.TRIAL_S", 0.01)
+    sick = {"codex_bin": write_launcher(tmp_path / "sick", "--initialize", "exit"), "anonymous": True, "workers": 1}
+    async with running_service(tmp_path, others={"sick": sick}) as api:
+        api.service.observability._repeats = Repeats(first=3, window_s=2.0)
+        await until(lambda: log.of("log.repeated"))
+        boots = api.counted("worker_boots_total", profile="sick", result="failed")
+        dropped = api.counted("log_lines_dropped_total", event="worker.boot_failed")
+        assert 0 < dropped <= boots - 3
+    troubles = [(line["profile"], line["trouble"]) for line in log.of("profile.troubled")]
+    assert troubles == [("sick", "breaker")]
+    repeated = {line["of"]: line for line in log.of("log.repeated")}
+    assert repeated["worker.boot_failed"]["about"] == ["sick"]
+    assert repeated["worker.boot_failed"]["times"] == dropped
+
+
+async def test_requests_that_get_no_turn_do_not_fill_the_log(api: RunningService, log: Log) -> None:
+    log.configure("info")
+    api.service.observability._repeats = Repeats(first=3, window_s=0.5)
+    for _ in range(10):
+        assert (await api.post(b"{}", headers={"Authorization": "Bearer wrong"})).status == 401
+        assert (await api.chat()).status == 200
+    await until(lambda: log.of("log.repeated"))
+    by_status = Counter(line["status"] for line in log.of("request.answered"))
+    assert by_status == {401: 3, 200: 10}, "what had a turn has its line"
+    (repeated,) = log.of("log.repeated")
+    assert (repeated["of"], repeated["times"]) == ("request.answered", 7)
+    assert repeated["about"] == [CHAT, 401, "invalid_api_key", None]
+
+
+async def test_a_line_says_whose_limit_was_met(tmp_path: Path, log: Log) -> None:
+    keys = [key("narrow", "sk-of-a-narrow-key-0123456789", requests_per_minute=1).model_dump(exclude_none=True)]
+    full = {"slots": 1, "workers": 1, "queue_max": 1, "queue_budget_s": 0.05, "attempts": 1}
+    async with running_service(tmp_path, profile=full, keys=keys, limits={"first_event_s": 0.2}) as api:
+        narrow = {"Authorization": "Bearer sk-of-a-narrow-key-0123456789"}
+        for prompt, headers in (
+            ("Hello.", narrow),
+            ("Hello.", narrow),
+            (scripted(status=429), {}),
+            (scripted(text="x", hang="first"), {}),
+            (scripted(text="x", hang="first"), {"x-request-deadline-ms": "100"}),
+        ):
+            await api.chat(prompt, headers=headers)
+            await api.until_at_rest()
+        running = await api.begin(SLOW)
+        await running.content.readany()
+        await api.chat()
+        running.close()
+        await until(lambda: len(log.of("request.answered")) == 7)
+    found = [(line.get("code"), line.get("limit")) for line in log.of("request.answered")]
+    assert found[:5] == [
+        (None, None),
+        ("rate_limited", "key"),
+        ("rate_limit_exceeded", "provider"),
+        ("first_event_timeout", "service"),
+        ("deadline_exceeded", "client"),
+    ]
+    assert "profile" in {limit for _, limit in found[5:]}
+
+
+def test_every_code_of_a_limit_is_one_that_there_is() -> None:
+    rows = (*FAULTS.values(), *REJECTIONS.values(), *OUTCOMES.values())
+    assert WHOSE_LIMIT.keys() <= {row.code for row in rows} | {"rate_limited"}
 
 
 def quote_a_prompt() -> None:
@@ -322,7 +397,9 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.configuration_refused("a reason")
     watching.reload_failed(ValueError(MARK))
     watching.worker_booted(WORKER, "0.163.0", 0.5)
-    watching.boot_failed(WORKER, "a reason")
+    watching.boot_failed(WORKER, "a reason", 1, 0.25)
+    watching.trouble_began("default", "breaker")
+    watching.trouble_ended("default", "breaker")
     watching.worker_exited(WorkerExit(WORKER, "a reason", -9, "its last words"))
     watching.worker_exited(WorkerExit(WORKER, "a reason", None, ""))
     watching.frames_counted(WORKER, {"frames": 7, "garbage": 0, "probe_missed": 2, "strike": 1})
@@ -474,7 +551,8 @@ def test_every_move_of_a_job_and_of_a_lease_is_a_line_of_detail(log: Log) -> Non
         },
     ]
     lines = log.lines
-    assert {line.pop("level") for line in lines} == {"debug"}
+    assert {line.pop("level") for line in lines[:-1]} == {"debug"}
+    assert lines[-1].pop("level") == "warning", "it is no detail"
     assert all(line.pop("timestamp") for line in lines)
     assert lines == expected
 
