@@ -84,13 +84,14 @@ async def sdk(staff: Staff) -> list[Turn]:
 
 
 async def measure(turns: list[Turn], plan: Plan) -> Report:
-    """Turns again and again, `plan.connections` at a time; what runs at the end is left alone."""
+    """Turns again and again, `plan.connections` at a time, on workers in turn as the service has them; what runs at the
+    end is left alone."""
     report, took_s, first_s = Report(), [], []
-    text, is_counting = prompt(plan), False
+    text, is_counting, by_turns = prompt(plan), False, itertools.cycle(turns)
 
-    async def client(turn: Turn) -> None:
+    async def client() -> None:
         while True:
-            await one(turn, time.perf_counter())
+            await one(next(by_turns), time.perf_counter())
 
     async def one(turn: Turn, began_at: float) -> None:
         deltas = 0
@@ -109,7 +110,7 @@ async def measure(turns: list[Turn], plan: Plan) -> Report:
         report.lost += plan.deltas - deltas
 
     async with asyncio.TaskGroup() as tasks:
-        clients = [tasks.create_task(client(turns[number % len(turns)])) for number in range(plan.connections)]
+        clients = [tasks.create_task(client()) for _ in range(plan.connections)]
         await asyncio.sleep(plan.warm_s)
         is_counting = True
         before = time.process_time(), time.perf_counter()

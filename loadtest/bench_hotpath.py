@@ -274,7 +274,8 @@ class Bench:
             for number in range(self._effort.rounds):
                 for load in wanted:
                     if not number or not load.is_once:
-                        for who in (SERVICE, *(rival for rival in load.rivals if rival in self._rivals)):
+                        everybody = (SERVICE, *(rival for rival in load.rivals if rival in self._rivals))
+                        for who in everybody if number % 2 == 0 else reversed(everybody):  # the machine's mood changes
                             reports.setdefault((load.name, who), []).append(await self._drive(load, who))
             if not self._only or OVERLOAD in self._only:
                 stages = await self._overload()
