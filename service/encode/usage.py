@@ -23,6 +23,8 @@ def counted(usage: Usage | None, *, prompt_chars: int, tokens: int, chars: int) 
 
 def summed(usages: Sequence[Usage]) -> Usage:
     """All of them together."""
+    if len(usages) == 1:  # nearly always: an answer of one choice
+        return usages[0]
     return Usage(*(sum(getattr(usage, name) for usage in usages) for name in Usage.__struct_fields__))
 
 

@@ -30,11 +30,6 @@ class _Voice:
         self.choice = choice
         self.is_over = False
 
-    @property
-    def is_ending(self) -> bool:
-        """Its turn has ended, and that has not been told."""
-        return self.ticket.outcome is not None and not self.is_over
-
     def advance(self, now: float) -> list[Piece]:
         """What it has to show of the news; [] also when this was its end.
 
@@ -134,7 +129,7 @@ class Voices:
         """
         while speaking := [voice for voice in self._voices if not voice.is_over]:
             while self._failure is None and not any(voice.ticket.has_news for voice in speaking):
-                full_at = min((at for voice in speaking if (at := voice.choice.full_at) is not None), default=None)
+                full_at = self._full_at
                 if not await self._woken(full_at, outlet if full_at is None else None):
                     break
             if self._failure is not None:
@@ -228,14 +223,32 @@ class Voices:
             return
         outlet = self._outlet
         try:
-            if outlet is not None and outlet.is_open and not any(voice.is_ending for voice in self._voices):
+            if outlet is not None and outlet.is_open and not self._has_end:
                 if shown := self._take():
                     outlet.show(shown)
-                if all(voice.choice.full_at is None for voice in self._voices):
+                if self._full_at is None:
                     return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the reader's
             self._failure = error
-        self._waiter.set_result(None)
+        for voice in self._voices:  # noqa: SIM110 - a generator costs more, of every delta
+
+    @property
+    def _has_end(self) -> bool:
+        """Some turn has ended, and that has not been told."""
+        for voice in self._voices:  # noqa: SIM110 - a generator costs more, of every delta
+            if voice.ticket.outcome is not None and not voice.is_over:
+                return True
+        return False
+
+    @property
+    def _full_at(self) -> float | None:
+        """When the first of them will be full if nothing comes; None when none will."""
+        first = None
+        for voice in self._voices:
+            at = None if voice.is_over else voice.choice.full_at
+            if at is not None and (first is None or at < first):
+                first = at
+        return first
 
     def _take(self) -> Shown:
         """All that has come."""
