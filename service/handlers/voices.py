@@ -230,7 +230,7 @@ class Voices:
                     return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the reader's
             self._failure = error
-        for voice in self._voices:  # noqa: SIM110 - a generator costs more, of every delta
+        self._waiter.set_result(None)
 
     @property
     def _has_end(self) -> bool:
