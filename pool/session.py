@@ -431,6 +431,8 @@ class Session:
             self._send(lease_id, turn, turn.fail(fault, now), now)
 
     def _send(self, lease_id: int, turn: Turn, calls: Calls, now: float) -> None:
+        if not calls and not turn.is_closed:  # nearly always
+            return
         todo = deque(calls)
         while todo:
             step, (name, params) = todo.popleft()

@@ -59,8 +59,9 @@ class Source(Protocol):
 
 
 class Client:
-    """Writes the middle of a stream past the framework, in which one write costs more than all else for its delta (8 us
-    of 11). It waits for nothing, so use it only while it `is_open`: the client reads what it gets.
+    """Writes the middle of a stream past the framework, in which one write costs more than all else for its delta.
+
+    It waits for nothing, so use it only while it `is_open`: the client reads what it gets.
     """
 
     __slots__ = ("_transport",)
