@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.support.node import installed, told
 from tests.support.services import KEY, Json
 from tests.support.serving import MODEL, Served
 
 VERSION = "6.49.0"
 SCRIPT = Path(__file__).with_name("with_node.mjs")
-CACHE = Path("~/.cache/codex-completions/node").expanduser()
-INSTALL_S, RUN_S = 60.0, 60.0
 
 SAID: Json = {"content": "Hello there.", "calls": [], "finish": "stop", "tokens": [9, 5, 14]}
 CALLED: Json = {
@@ -47,43 +42,13 @@ WANTED: Json = {
 
 @pytest.fixture(scope="module")
 def client() -> Path:
-    """The client's entry; npm fetches it once, into a cache outside this tree."""
-    kept = CACHE / f"openai-{VERSION}"
-    entry = Path("node_modules", "openai", "index.mjs")
-    if (kept / entry).exists():
-        return kept / entry
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("node and npm are not installed")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=CACHE) as folder:
-        install = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
-        try:
-            subprocess.run(
-                [*install, "--prefix", folder, f"openai@{VERSION}"],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_S,
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"openai@{VERSION} cannot be installed by npm: {error.stderr!r}")
-        (Path(folder) / "node_modules").rename(_emptied(kept) / "node_modules")
-    return kept / entry
-
-
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
+    """The client's entry."""
+    return installed(f"openai@{VERSION}") / "openai" / "index.mjs"
 
 
 @pytest.mark.codex
 def test_the_node_client_gets_what_it_asks_for(fakes: Served, cli: Served, client: Path) -> None:
-    command = ["node", str(SCRIPT), str(client), KEY, MODEL, fakes.base_url, cli.base_url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=False)
-    assert done.returncode == 0, done.stderr
-    of_fakes, of_cli = map(json.loads, done.stdout.splitlines())
+    of_fakes, of_cli = told(SCRIPT, str(client), KEY, MODEL, fakes.base_url, cli.base_url)
     assert of_fakes == of_cli == WANTED
     fakes.until_at_rest()
     cli.until_at_rest()
