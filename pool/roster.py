@@ -54,6 +54,11 @@ class WorkerRecord:
     has_failed: bool = False
     story: Story = field(default_factory=Story)
 
+    @property
+    def why(self) -> str:
+        """Why it leaves, or has to; "" if it need not."""
+        return self.leaves_because or self.outworn or self.doubt
+
 
 @dataclass(slots=True)
 class PoolRecord:

@@ -136,7 +136,7 @@ class PoolState:
                     pool.panic.is_on(now),
                     sum(0 < worker.generation < pool.generation for worker in pool.workers.values()),
                     tuple(
-                        WorkerSnapshot(w.id, w.state, len(w.leases), w.turns, w.rss_bytes, w.outworn or w.doubt)
+                        WorkerSnapshot(w.id, w.state, len(w.leases), w.turns, w.rss_bytes, w.why)
                         for w in pool.workers.values()
                     ),
                 )

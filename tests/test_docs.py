@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pool.worker_state import transition_table
+from service.admin.actions import ACTIONS
+from service.admin.api import QUESTIONS
 from service.api.errors import ACTED, FAULTS, INTERRUPTED, OUTCOMES, REJECTIONS
 from service.numbers import Numbers
 from service.settings import Settings
@@ -78,6 +80,21 @@ def error_table() -> str:
     return "\n".join(rows)
 
 
+def admin_table() -> str:
+    """What operators can ask and do."""
+    rows = ["| Request | Fields | What |", "|---|---|---|"]
+    rows += [f"| `GET {_plain(path)}` | | {text} |" for path, text in QUESTIONS.items()]
+    for action in ACTIONS.values():
+        fields = ", ".join(f"`{name}`" for name in action.fields)
+        rows.append(f"| `{action.method} {_plain(action.path)}` | {fields} | {action.text} |")
+    return "\n".join(rows)
+
+
+def _plain(path: str) -> str:
+    kind = next((kind for kind in ("WORKER", "PROFILE", "KEY", "MODEL") if f"/{kind.lower()}s/" in path), "REQUEST")
+    return re.sub(r"\{.*[+]\}", kind, path)
+
+
 def predecessor_tables() -> str:
     """What was kept of the predecessor's answers, what was not, and what is no difference."""
     answers = exchanges()
@@ -108,6 +125,7 @@ TABLES = {
     "architecture.md": ("worker-states", transition_table),
     "configuration.md": ("settings", settings_tables),
     "api.md": ("faults", error_table),
+    "operating.md": ("admin", admin_table),
     "predecessor.md": ("verdicts", predecessor_tables),
     "metrics.md": ("metrics", metrics_table),
 }

@@ -119,7 +119,7 @@ def _profile(service: Service, row: ProfileSnapshot, queue: QueueSnapshot | None
         "last_failure": row.last_failure,
         "queue": _queue(queue) if queue is not None else None,
         "limits": {name: getattr(settings, name) for name in PROFILE_FIELDS} if settings is not None else {},
-        "workers": [_worker(service, each) for each in row.each[:MAX_ROWS]],
+        "workers": [_worker(service, each) for each in sorted(row.each)[:MAX_ROWS]],
     }
 
 

@@ -23,7 +23,7 @@ from service.settings import KeySettings, ProfileSettings
 
 COOKIE = "codex_completions_admin"
 HERE = Path(__file__).parent
-STATIC = {"admin.css": "text/css", "admin.js": "text/javascript"}
+STATIC = {"admin.css": "text/css", "admin.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LISTS = frozenset({"weights", "routes"})
 """Fields of forms that are lists."""
 
@@ -88,6 +88,7 @@ _TEMPLATES.filters |= {
     "iso": _iso,
     "seconds": _seconds,
     "mebibytes": _mebibytes,
+    "grouped": lambda number: f"{number:,}",
     "path": lambda text: quote(text, safe="/"),
 }
 

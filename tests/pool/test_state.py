@@ -887,6 +887,7 @@ def test_a_worker_in_quarantine_by_command_has_a_successor_at_once_and_its_turns
     assert len(boots(effects)) == 1
     assert world.states[lease.worker] is _S.QUARANTINED
     assert world.stops == []
+    assert [each.reason for each in world.row.each if each.worker == lease.worker] == ["an operator quarantined it"]
     world.tell(Released(lease))
     assert one(world.of(_S.STOPPING)) == lease.worker
     assert world.row.last_failure is None, "nothing has failed"
