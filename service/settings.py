@@ -69,7 +69,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 _OUTLIVED = {
     "PROXY_USE_APP_SERVER": "the app-server is the only backend: unset it",
     "PROXY_WORKER_COUNT": "set workers in [profiles.NAME]",
+    "PROXY_RATE_LIMIT_ENABLED": "a limit is a key's: set requests_per_minute in [[keys]]",
+    "PROXY_USAGE_ALLOW_UNAUTH": "usage is told to keys only: unset it",
+    "TOKEN_LOG_PATH": "usage is kept in a file of another format: set path in [usage]",
 }
+_HARMLESS = {"PROXY_USE_APP_SERVER": True, "PROXY_RATE_LIMIT_ENABLED": False, "PROXY_USAGE_ALLOW_UNAUTH": False}
+"""With this value they say what is so anyway."""
 
 _KNOWN_WEAK = frozenset(
     hashlib.sha256(text.encode()).hexdigest()
@@ -559,7 +564,7 @@ def _merge(below: Any, above: Any) -> Any:
 
 def _refuse_outlived(environ: Mapping[str, str]) -> None:
     for name, advice in _OUTLIVED.items():
-        if name in environ and not (name == "PROXY_USE_APP_SERVER" and _is_true(environ[name])):
+        if name in environ and _HARMLESS.get(name) is not _is_true(environ[name]):
             raise ConfigurationError(f"environment: {name}: {advice}")
     for name in environ:
         if re.match(r"^(PROXY|CODEX)_.*PROTO(_|$)|^PROTO_LOG_PATH$", name):

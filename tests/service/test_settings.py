@@ -131,6 +131,8 @@ def test_nothing_is_read_from_the_process_behind_our_back(monkeypatch: pytest.Mo
         ("PROXY_TOOL_BLOCK_DELIMITER", r"\n--\n", lambda settings: settings.tools.controls.delimiter == "\n--\n"),
         ("PROXY_TOOL_BLOCK_DELIMITER", "", lambda settings: settings.tools.controls == Controls()),
         ("PROXY_USE_APP_SERVER", "true", lambda settings: settings == load(None, {})),
+        ("PROXY_RATE_LIMIT_ENABLED", "false", lambda settings: settings == load(None, {})),
+        ("PROXY_USAGE_ALLOW_UNAUTH", "0", lambda settings: settings == load(None, {})),
     ],
 )
 def test_a_name_of_the_predecessor_means_what_it_meant(name: str, value: str, read: Callable[[Settings], bool]) -> None:
@@ -242,6 +244,9 @@ def test_a_mistake_in_the_file_is_one_line_with_file_and_place(write: Write, tex
         ({"CODEX_COMPLETIONS_SERVER__CORS_ORIGINS": "[1"}, "server.cors_origins"),
         ({"PROXY_USE_APP_SERVER": "false"}, "PROXY_USE_APP_SERVER: the app-server is the only backend"),
         ({"PROXY_WORKER_COUNT": "4"}, "PROXY_WORKER_COUNT: set workers"),
+        ({"PROXY_RATE_LIMIT_ENABLED": "1"}, "PROXY_RATE_LIMIT_ENABLED: a limit is a key's"),
+        ({"PROXY_USAGE_ALLOW_UNAUTH": "true"}, "PROXY_USAGE_ALLOW_UNAUTH: usage is told to keys only"),
+        ({"TOKEN_LOG_PATH": "usage.ndjson"}, "TOKEN_LOG_PATH: usage is kept"),
         ({"PROXY_LOG_PROTO": "1"}, "PROXY_LOG_PROTO: `codex proto` is gone"),
         ({"PROTO_LOG_PATH": "/tmp/x"}, "PROTO_LOG_PATH: `codex proto` is gone"),  # noqa: S108 - only a name
     ],
