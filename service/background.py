@@ -20,6 +20,7 @@ from service.api.errors import ApiError, from_rejection, internal
 from service.api.responses import ResponsesRequest
 from service.encode.response_object import error_object
 from service.encode.response_stream import ResponseEvents
+from service.encode.retold import Retold
 from service.handlers.asking import Asked
 from service.handlers.exchange import Inquiry
 from service.handlers.understanding import as_served, understand, wants
@@ -430,7 +431,7 @@ class Background:
                 stored = await self._store.get(key)
                 if stored is None or stored.state is State.ENDED:
                     return
-                body = _failed(stored.response, error)
+                body = _failed(stored.response, error, await self._said(key))
                 if await self._store.update(key, State.ENDED, body) is not Written.LOST:
                     return
             except StoreUnavailable:
@@ -438,6 +439,20 @@ class Background:
             if self._stopped.is_set():
                 return
             await pause(self._stopped)
+
+    async def _said(self, key: Key) -> list[dict[str, Any]]:
+        """The output as far as the events tell that are stored of it.
+
+        Raises:
+            StoreUnavailable: it cannot be known.
+        """
+        retold, after = Retold(), -1
+        while events := await self._store.events(key, after):
+            for event in events:
+                if event.body != MARK:
+                    retold.take(event.body)
+            after = events[-1].number
+        return retold.output()
 
 
 BACKGROUND = web.AppKey("background", Background)
@@ -461,7 +476,7 @@ def _gone() -> ApiError:
     )
 
 
-def _failed(body: bytes, error: ApiError) -> bytes:
-    """The object, which failed."""
+def _failed(body: bytes, error: ApiError, output: list[dict[str, Any]]) -> bytes:
+    """The object, which failed after it had said so much."""
     response: dict[str, Any] = dict(_decode(body))
-    return _json(response | {"status": "failed", "error": error_object(error)})
+    return _json(response | {"status": "failed", "error": error_object(error), "output": output})

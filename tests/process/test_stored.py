@@ -124,6 +124,30 @@ def test_a_killed_service_has_what_it_acknowledged_and_takes_up_what_was_queued(
         assert serving.until_logged("background.recovered")["queued"] == 1
 
 
+def test_the_stream_of_a_response_that_a_killed_service_worked_on_ends_with_all_that_it_had_said(
+    command: Command,
+) -> None:
+    events: list[Any] = []
+    with command.serve() as serving:
+        client = sdk(serving)
+        with client.responses.create(model=MODEL, input=ENDLESS, background=True, stream=True) as stream:
+            for event in stream:
+                events.append(event)
+                if len(events) == 20:
+                    break
+        serving.signal(signal.SIGKILL)
+        serving.exit_code()
+    with command.serve() as serving:
+        client = sdk(serving)
+        failed = until(client, events[0].response.id, "failed")
+        with client.responses.retrieve(failed.id, stream=True, starting_after=events[-1].sequence_number) as again:
+            events += list(again)
+    check_stream([event.to_dict() for event in events])
+    assert events[-1].type == "response.failed"
+    assert events[-1].response == failed
+    assert failed.output_text.startswith("tick tick ")
+
+
 def test_nothing_that_was_acknowledged_is_lost_when_the_service_is_killed_at_work(command: Command) -> None:
     command.profile["slots"] = 8
     told: dict[str, str] = {}

@@ -29,6 +29,7 @@ from service.api.responses import ResponsesRequest, parse_responses
 from service.encode.choice import Choice, Piece
 from service.encode.response_object import disowned
 from service.encode.response_stream import DONE, ResponseEvents, ResponseStream
+from service.encode.retold import Retold
 from service.encode.terms import Terms
 from tests.service.asking import Known
 from tests.support.response_events import TERMINAL, check_event, check_response, check_stream, parse_events
@@ -115,6 +116,11 @@ THOUGHT: list[Piece] = [
     Reasoning("rs_up", ("Let me see.", "Well."), "SECRET"),
 ]
 LOOK = ToolCall("call_1", "look", '{"at":  "a"}')
+THOUGHTS_AND_WORDS = [
+    pieces[:count]
+    for pieces in ([*THOUGHT, TextDelta("Hel"), TextDelta("lo"), LOOK, TextDelta("é\n")],)
+    for count in range(len(pieces) + 1)
+]
 
 
 def test_the_checks_of_these_tests_can_fail() -> None:
@@ -381,6 +387,17 @@ def test_the_body_is_at_any_time_what_the_next_event_would_show() -> None:
     body = json.loads(made.body())
     assert body == parse_events(failed)[0]["response"]
     assert body["output"][0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize("stream", [*THOUGHTS_AND_WORDS])
+def test_however_far_it_was_told_what_was_told_can_be_told_again(stream: list[Piece]) -> None:
+    request = asking()
+    made = events_of(request)
+    retold = Retold()
+    for event in [*made.open(), *(event for piece in stream for event in made.grow([piece]))]:
+        retold.take(event)
+    (failed,) = made.fail(internal())
+    assert retold.output() == parse_events(failed)[0]["response"]["output"]
 
 
 # --- the stream as bytes -------------------------------------------------------------------------------------------
