@@ -57,7 +57,7 @@ async def fetch(
     Raises:
         ApiError: there is no such previous response, none that can be continued, no room, or the store cannot tell.
     """
-    if not needs.previous_response_id and not needs.item_ids and not needs.thought_ids:
+    if needs.previous_response_id is None and not needs.item_ids and not needs.thought_ids:
         return Before((), lambda _: None)
     try:
         async with asyncio.timeout(timeout_s):

@@ -134,7 +134,7 @@ class ResponsesRequest(Question, frozen=True, kw_only=True):
 def needs(fields: dict[str, Any]) -> Needs:
     """What to find first, of a request that nobody has checked yet."""
     previous = fields.get("previous_response_id")
-    previous = previous if type(previous) is str and previous else None
+    previous = previous if type(previous) is str else None
     return Needs(previous, references(fields.get("input")), bare_thoughts(fields.get("input")))
 
 

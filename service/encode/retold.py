@@ -11,8 +11,8 @@ _DATA = b"data: "
 
 
 class Retold:
-    """`take` the events of a stream, in their order and from the first one on; then `output` are its items, of which the
-    last may be unfinished.
+    """`take` the events of a stream, in their order and from the first one on; then `output` are its items, the last of
+    which may be unfinished.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, NotFoundError
 from openai.types.responses import ResponseFunctionToolCall, ResponseReasoningItem
 from pydantic import BaseModel
 
@@ -134,6 +134,20 @@ async def test_a_background_response_is_polled_and_streamed_again(sdk: AsyncOpen
     assert [plain(event) async for event in again] == events[5:]
     found = await sdk.responses.retrieve(id)
     assert (found.status, found.output_text) == ("completed", "Hello")
+
+
+async def test_responses_are_cancelled_polled_and_deleted(sdk: AsyncOpenAI, api: RunningService) -> None:
+    endless = await sdk.responses.create(model=MODEL, input=script(text="one two", hang="middle"), background=True)
+    async with asyncio.timeout(20):
+        while not (found := await sdk.responses.retrieve(endless.id)).output_text:
+            assert found.status in ("queued", "in_progress")
+    cancelled = await sdk.responses.cancel(endless.id)
+    assert (cancelled.status, cancelled.output_text) == ("cancelled", "one")
+    assert await sdk.responses.retrieve(endless.id) == cancelled
+    await sdk.responses.delete(endless.id)
+    with pytest.raises(NotFoundError):
+        await sdk.responses.retrieve(endless.id)
+    await api.until_at_rest()
 
 
 async def test_every_event_is_one_of_the_sdks(sdk: AsyncOpenAI) -> None:

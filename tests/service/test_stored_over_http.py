@@ -213,7 +213,7 @@ async def test_reasoning_that_comes_without_its_secret_gets_it_back(api: Running
     assert (await post(api, unknown)).headers["x-codex-ignored-params"] == "input.reasoning"
 
 
-@pytest.mark.parametrize("previous", ["resp_1", "nonsense", "resp_" + "x" * 5000, "resp_\u0000é", "resp_a/b?c"])
+@pytest.mark.parametrize("previous", ["", "resp_1", "nonsense", "resp_" + "x" * 5000, "resp_\u0000é", "resp_a/b?c"])
 async def test_an_unknown_previous_response_is_refused(api: RunningService, previous: str) -> None:
     refused = await post(api, previous_response_id=previous)
     assert (refused.status, refused.code) == (400, "previous_response_not_found")
