@@ -6,9 +6,11 @@ import asyncio
 from typing import TypeVar
 
 from aiohttp import ClientError
+from aiolimiter import AsyncLimiter
 from msgspec.structs import replace
 
-from service.api.errors import ApiError, invalid, too_large, unsupported
+from scheduler.model import QueueFull
+from service.api.errors import ApiError, from_rejection, invalid, too_large, unsupported
 from service.api.history import Said
 from service.api.pictures import Limits, Picture, checked, embedded, refused
 from service.api.question import Question
@@ -24,14 +26,15 @@ MAX_CHARS = 30 * 1024 * 1024
 Q = TypeVar("Q", bound=Question)
 
 
-async def with_pictures(question: Q, settings: ImageSettings, take: Take, *, seen: bool) -> Q:
+async def with_pictures(question: Q, settings: ImageSettings, take: Take, fetches: AsyncLimiter, *, seen: bool) -> Q:
     """The same question, with all its images as data URLs; `seen`: its model has eyes.
 
-    Does not wait when all of them came with it. `take` hears of every byte that is held meanwhile.
+    Does not wait when all of them came with it. `take` hears of every byte that is held meanwhile, and `fetches` says
+    when the next may be fetched.
 
     Raises:
-        ApiError: 400, one of them is no image, too large, too many, or cannot be had; 413, all of it is too large; or
-            as `take` does.
+        ApiError: 400, one of them is no image, too large, too many, or cannot be had; 413, all of it is too large;
+            503, too many are fetched; or as `take` does.
     """
     pictures = pictures_of(question)
     if not pictures:
@@ -50,6 +53,7 @@ async def with_pictures(question: Q, settings: ImageSettings, take: Take, *, see
     for picture in sorted(pictures, key=lambda each: each.is_remote):  # nothing is fetched for a request that is wrong
         if picture.url not in found and picture.is_remote:
             left = min(settings.max_bytes, settings.max_total_bytes - total)
+            await _may_fetch(fetches, deadline_at)
             data = await _fetched(picture, settings, left, deadline_at, take)
             found[picture.url] = embedded(picture, data, limits).url, len(data)
         elif picture.url not in found:
@@ -83,6 +87,16 @@ def pictures_of(question: Question) -> list[Picture]:
 
 def _replaced(part: str | Picture, found: dict[str, tuple[str, int]]) -> str | Picture:
     return replace(part, url=found[part.url][0]) if isinstance(part, Picture) else part
+
+
+async def _may_fetch(fetches: AsyncLimiter, deadline_at: float) -> None:
+    """Wait until one more may be fetched."""
+    try:
+        async with asyncio.timeout_at(deadline_at):
+            await fetches.acquire()
+    except TimeoutError:
+        wait_s = fetches.time_period / fetches.max_rate
+        raise from_rejection(QueueFull("too many images are being fetched", wait_s)) from None
 
 
 async def _fetched(picture: Picture, settings: ImageSettings, max_bytes: int, deadline_at: float, take: Take) -> bytes:

@@ -157,6 +157,9 @@ class ImageSettings(_Model):
         25_000_000, ge=1, le=200_000_000, description="Largest image, unpacked: a worker takes about 8 bytes for each."
     )
     timeout_s: Seconds = Field(15.0, description="How long it may take to fetch all images of one request.")
+    fetches_per_second: int = Field(
+        50, ge=1, le=10_000, description="Images fetched, for all keys together; what is more waits, within that time."
+    )
     trusted_hosts: Hosts = Field(
         (), description="`host` or `host:port` that may be fetched from wherever it is, over http too."
     )

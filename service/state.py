@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aiohttp import web
+from aiolimiter import AsyncLimiter
 
 from pool.pool import Pool
 from scheduler.scheduler import Scheduler
@@ -28,12 +29,15 @@ class Configuration:
     keyring: Keyring
     routes: Routes
     cors: Cors | None
+    fetches: AsyncLimiter
+    """Of images."""
 
     @classmethod
     def of(cls, settings: Settings, before: Configuration | None = None) -> Configuration:
         """What these settings amount to; the counts of keys that `before` knew go on."""
         keyring = Keyring(settings, before.keyring if before else None)
-        return cls(settings, keyring, Routes(settings), Cors.of(settings.server))
+        fetches = AsyncLimiter(settings.images.fetches_per_second, 1.0)
+        return cls(settings, keyring, Routes(settings), Cors.of(settings.server), fetches)
 
 
 @dataclass(slots=True)

@@ -99,7 +99,7 @@ async def read_pictures(service: Service, asked: Asked, question: Q, route: Rout
     """
     current = service.current
     with service.room.claim(asked.tenant.name, current.settings.server.max_held_bytes) as take:
-        question = await with_pictures(question, current.settings.images, take, seen=route.sees_images)
+        question = await with_pictures(question, current.settings.images, take, current.fetches, seen=route.sees_images)
     found = route if service.current is current else asked.find(service.current)(question.model)
     if found is None:
         raise model_not_found(question.model)

@@ -47,6 +47,21 @@ async def test_an_image_elsewhere_is_fetched_once_and_shown(tmp_path: Path) -> N
         assert len(there.asked) == 1
 
 
+async def test_more_images_than_may_be_fetched_wait_but_no_longer_than_a_request_may(tmp_path: Path) -> None:
+    async with site(show) as there:
+        pace = {"fetches_per_second": 1, "timeout_s": 0.5}
+        async with running_service(tmp_path, images=trusting(there) | pace) as api:
+            async with asyncio.TaskGroup() as tasks:
+                asked = [tasks.create_task(ask(api, str(there.url))) for _ in range(5)]
+            answers = [task.result() for task in asked]
+            refused = [answer for answer in answers if answer.status != 200]
+            assert {(answer.status, answer.code) for answer in refused} == {(503, "queue_full")}
+            assert all(1 <= int(answer.headers["Retry-After"]) <= 2 for answer in refused)
+            assert len(there.asked) == len(answers) - len(refused)
+        async with running_service(tmp_path, images=trusting(there) | pace | {"timeout_s": 5.0}) as api:
+            assert [(await ask(api, str(there.url))).status for _ in range(2)] == [200, 200]
+
+
 async def test_an_image_counts_as_so_many_tokens_and_never_as_its_letters(api: RunningService) -> None:
     prompt = scripted(text="I see.", incomplete="content_filter")
     one, two = [await ask(api, *[data_url(png())] * count, prompt=prompt) for count in (1, 2)]
