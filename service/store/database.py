@@ -68,13 +68,13 @@ INSERT INTO responses (owner, id, state, created_wall, previous, response, outpu
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE = """
-UPDATE responses SET state = ?1, response = ?2, output_items = ?3, job = CASE ?1 WHEN 1 THEN job END
-WHERE owner = ?4 AND id = ?5 AND (state > 0 OR created_wall > ?6)
+UPDATE responses SET state = ?, response = ?, output_items = ?, job = CASE ? WHEN 1 THEN job END
+WHERE owner = ? AND id = ? AND (state > 0 OR created_wall > ?)
 """
 _DELETE = "DELETE FROM responses WHERE owner = ? AND id = ?"
 _APPEND = """
 INSERT OR REPLACE INTO events
-SELECT row, ?1, ?2 FROM responses WHERE owner = ?3 AND id = ?4 AND (state > 0 OR created_wall > ?5)
+SELECT row, ?, ? FROM responses WHERE owner = ? AND id = ? AND (state > 0 OR created_wall > ?)
 """
 _ALIVE = "FROM responses WHERE owner = ? AND id = ? AND (state > 0 OR created_wall > ?)"
 _UNFINISHED = "SELECT owner, id, state FROM responses WHERE state IN (1, 2) AND row <= ? ORDER BY row"
@@ -388,7 +388,7 @@ class Database:
                 return Written.STORED
             case Update(state=state, response=response, output_items=output_items):
                 output = seal.close(msgspec.msgpack.encode(output_items))
-                values = (int(state), seal.close(response), output, *place, horizon_wall)
+                values = (int(state), seal.close(response), output, int(state), *place, horizon_wall)
                 return Written.STORED if connection.execute(_UPDATE, values).rowcount else Written.UNKNOWN
             case Append(events=events):
                 rows = [(event.number, seal.close(event.body), *place, horizon_wall) for event in events]
