@@ -65,6 +65,11 @@ class Numbers(Metrics):
             ),
             bounds=_SHORT,
         )
+        self.fetch_s = self.histogram(
+            "image_fetch_seconds",
+            About("seconds", "to fetch an image for a request, or to find that it cannot be had", "slow web servers"),
+            bounds=_SECONDS,
+        )
         self.cut = self.counter(
             "slow_clients_cut",
             About(

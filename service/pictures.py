@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiohttp import ClientError
 from aiolimiter import AsyncLimiter
 from msgspec.structs import replace
+from prometheus_async.aio import time
+from prometheus_async.types import Observer
 
 from scheduler.model import QueueFull
 from service.api.errors import ApiError, from_rejection, invalid, too_large, unsupported
@@ -26,11 +28,17 @@ MAX_CHARS = 30 * 1024 * 1024
 Q = TypeVar("Q", bound=Question)
 
 
-async def with_pictures(question: Q, settings: ImageSettings, take: Take, fetches: AsyncLimiter, *, seen: bool) -> Q:
+class Fetching(NamedTuple):
+    """At what pace images are fetched, and who is told how long each took."""
+
+    pace: AsyncLimiter
+    seconds: Observer
+
+
+async def with_pictures(question: Q, settings: ImageSettings, take: Take, fetching: Fetching, *, seen: bool) -> Q:
     """The same question, with all its images as data URLs; `seen`: its model has eyes.
 
-    Does not wait when all of them came with it. `take` hears of every byte that is held meanwhile, and `fetches` says
-    when the next may be fetched.
+    Does not wait when all of them came with it. `take` hears of every byte that is held meanwhile.
 
     Raises:
         ApiError: 400, one of them is no image, too large, too many, or cannot be had; 413, all of it is too large;
@@ -53,8 +61,8 @@ async def with_pictures(question: Q, settings: ImageSettings, take: Take, fetche
     for picture in sorted(pictures, key=lambda each: each.is_remote):  # nothing is fetched for a request that is wrong
         if picture.url not in found and picture.is_remote:
             left = min(settings.max_bytes, settings.max_total_bytes - total)
-            await _may_fetch(fetches, deadline_at)
-            data = await _fetched(picture, settings, left, deadline_at, take)
+            await _may_fetch(fetching.pace, deadline_at)
+            data = await time(fetching.seconds, _fetched(picture, settings, left, deadline_at, take))
             found[picture.url] = embedded(picture, data, limits).url, len(data)
         elif picture.url not in found:
             whole, size = checked(picture, limits)
@@ -89,13 +97,13 @@ def _replaced(part: str | Picture, found: dict[str, tuple[str, int]]) -> str | P
     return replace(part, url=found[part.url][0]) if isinstance(part, Picture) else part
 
 
-async def _may_fetch(fetches: AsyncLimiter, deadline_at: float) -> None:
+async def _may_fetch(pace: AsyncLimiter, deadline_at: float) -> None:
     """Wait until one more may be fetched."""
     try:
         async with asyncio.timeout_at(deadline_at):
-            await fetches.acquire()
+            await pace.acquire()
     except TimeoutError:
-        wait_s = fetches.time_period / fetches.max_rate
+        wait_s = pace.time_period / pace.max_rate
         raise from_rejection(QueueFull("too many images are being fetched", wait_s)) from None
 
 

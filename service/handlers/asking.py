@@ -19,7 +19,7 @@ from service.api.body import unpacked
 from service.api.errors import ApiError, from_rejection, invalid, model_not_found, too_large, unsupported
 from service.api.headers import read_deadline_s, read_output_mode, read_priority
 from service.api.question import Question
-from service.pictures import Q, with_pictures
+from service.pictures import Fetching, Q, with_pictures
 from service.room import Take
 from service.routing import Plan, Route, Target
 from service.settings import ServerSettings
@@ -99,7 +99,8 @@ async def read_pictures(service: Service, asked: Asked, question: Q, route: Rout
     """
     current = service.current
     with service.room.claim(asked.tenant.name, current.settings.server.max_held_bytes) as take:
-        question = await with_pictures(question, current.settings.images, take, current.fetches, seen=route.sees_images)
+        fetching = Fetching(current.fetches, service.observability.numbers.fetch_s())
+        question = await with_pictures(question, current.settings.images, take, fetching, seen=route.sees_images)
     found = route if service.current is current else asked.find(service.current)(question.model)
     if found is None:
         raise model_not_found(question.model)

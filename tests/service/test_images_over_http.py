@@ -45,6 +45,7 @@ async def test_an_image_elsewhere_is_fetched_once_and_shown(tmp_path: Path) -> N
         answer = await ask(api, str(there.url), data_url(png()), str(there.url))
         assert (answer.status, answer.text) == (200, "I see.")
         assert len(there.asked) == 1
+        assert api.counted("image_fetch_seconds_count") == 1
 
 
 async def test_more_images_than_may_be_fetched_wait_but_no_longer_than_a_request_may(tmp_path: Path) -> None:

@@ -372,6 +372,7 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
     watching.request_answered("/x", 404, 0.5, {"code": "unknown_url"})
     watching.first_text("default", 0.5)
     watching.handler_failed("/x", ValueError(MARK))
+    watching.numbers.fetch_s().observe(0.5)
     watching.client_cut()
     watching.job_admitted(a_job(), waits=False)
     watching.job_admitted(a_job(), waits=True)
@@ -436,6 +437,8 @@ def test_every_fact_is_counted_where_the_table_says() -> None:
         ("http_errors_total", "/x", "unknown_url"): 1,
         ("relay_delay_seconds_count",): 0,
         ("relay_delay_seconds_sum",): 0,
+        ("image_fetch_seconds_count",): 1,
+        ("image_fetch_seconds_sum",): 0.5,
         ("slow_clients_cut_total", "write"): 1,
         ("slow_clients_cut_total", "buffer"): 1,
         ("first_token_seconds_count", *default): 1,
