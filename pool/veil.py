@@ -9,12 +9,17 @@ HIDDEN = "[redacted]"
 MIN_CHARS = 6
 """Shorter values are no secrets, and may be a part of any word."""
 
-_CREDENTIALS = (
-    re.compile(r"(?<=://)[^\s/@]+(?=@)"),
-    re.compile(r"(?i)(?<=bearer )[\w.~+/=-]+"),
-    re.compile(r"(?i)\b[\w-]*(?:key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?(?!bearer)[^\s\"',}]+"),
-    re.compile(r"\b(?:sk|sess|pk|rt|ghp|eyJ)[-_.][-_.A-Za-z0-9]{6,}|\beyJ[-_.A-Za-z0-9]{6,}"),
+_CREDENTIALS = tuple(
+    re.compile(f"({before}){secret}", re.IGNORECASE)
+    for before, secret in (
+        ("://", r"[^\s/@]+(?=@)"),
+        (r"\bbearer ", r"[\w.~+/=-]+"),
+        (r"(?:key|token|secret|password|authorization)[\"']?\s*[=:]\s*[\"']?(?!bearer)", r"[^\s\"',}]+"),
+        (r"\b", r"(?:sk|sess|pk|rt|ghp)[-_][-_.a-z0-9]{6,}"),
+        (r"\b", r"eyJ[-_.a-z0-9]{6,}"),
+    )
 )
+"""What comes before one stays, so that it can be told what was there."""
 
 
 class Veil:
@@ -29,5 +34,5 @@ class Veil:
         if self._values is not None:
             text = self._values.sub(HIDDEN, text)
         for pattern in _CREDENTIALS:
-            text = pattern.sub(HIDDEN, text)
+            text = pattern.sub(rf"\1{HIDDEN}", text)
         return text

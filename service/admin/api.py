@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,9 @@ QUESTIONS: dict[str, str] = {
 """What can be asked for, and its meaning."""
 
 
+_ADDRESSES = re.compile(r"[0-9A-Fa-f.:, \[\]]{1,100}")
+
+
 def routes() -> list[web.RouteDef]:
     """All of the API."""
     status, open_tickets, ticket, worker = QUESTIONS
@@ -40,9 +44,9 @@ def routes() -> list[web.RouteDef]:
 
 
 def remote(request: web.Request) -> str:
-    """From where somebody asks; what a proxy says of others is told, and not believed."""
-    forwarded = request.headers.get("X-Forwarded-For")
-    return f"{request.remote}" + (f" for {forwarded[:100]!r}" if forwarded else "")
+    """From where somebody asks; what a proxy says of others is told if it is an address, and not believed."""
+    forwarded = request.headers.get("X-Forwarded-For", "")
+    return f"{request.remote}" + (f" for {forwarded!r}" if _ADDRESSES.fullmatch(forwarded) else "")
 
 
 def _operator(request: web.Request) -> Actor:
