@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ from service.settings import CONFIG_VARIABLE, Settings, load, require_keys
 EXIT_CONFIGURATION = 2
 EXIT_ENVIRONMENT = 3
 
+VARIABLE = re.compile("[A-Z][A-Z0-9_]*")
+"""A file with another name is a file, such as an `auth_file`."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 2 the configuration is wrong, 3 this machine lacks something."""
@@ -32,11 +36,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = arguments.config or environ.pop(CONFIG_VARIABLE, None)
     environ.pop(CONFIG_VARIABLE, None)
     try:
+        environ = {**_handed_over(environ), **environ}
         arguments.run(arguments, Path(path) if path else None, environ)
     except ConfigurationError as error:
         _fail(error, EXIT_CONFIGURATION)
     except EnvironmentUnfit as error:
         _fail(error, EXIT_ENVIRONMENT)
+
+
+def _handed_over(environ: Mapping[str, str]) -> dict[str, str]:
+    """The credentials that the service manager hands over in files, by the names of the variables that they stand for.
+
+    Raises:
+        ConfigurationError: one cannot be read.
+
+    Source: systemd.exec(5), `LoadCredential=`.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        paths = sorted(Path(folder).iterdir()) if folder else []
+        return {path.name: path.read_text().strip() for path in paths if VARIABLE.fullmatch(path.name)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"CREDENTIALS_DIRECTORY {folder} cannot be read: {error}") from error
 
 
 def _fail(error: Exception, code: int) -> None:

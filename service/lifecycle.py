@@ -23,6 +23,7 @@ from service.background import Background
 from service.encode.tokens import vocabulary
 from service.http import Runner
 from service.launch import profiles
+from service.notify import ServiceManager
 from service.reload import Reloader
 from service.settings import Settings, require_keys
 from service.state import Service
@@ -52,10 +53,11 @@ async def serve(
     """
     require_keys(settings)
     service = build(settings, environ)
-    reloader = Reloader(service, service.pool, load or (lambda: settings), environ)
+    manager = ServiceManager.of(environ)
+    reloader = Reloader(service, service.pool, load or (lambda: settings), environ, manager)
     stop = asyncio.Event()
     try:
-        with _signals(stop, reloader):
+        with _signals(stop, reloader), manager.open():
             await asyncio.to_thread(service.pool.prepare, environ.get("PATH"))
             try:
                 await service.open()
@@ -149,11 +151,13 @@ async def _serve(
         host, port = runner.addresses[0][:2]
         base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         service.observability.log.info("service.started", url=base_url)
+        reloader.manager.serving()
         gc.collect()
         gc.freeze()  # what start-up made is never garbage: no collection need look at it again
         gc.set_threshold(20_000, 20, 100)  # and little of what comes is: nearly all goes with its last reference
         if on_ready is None or await _unless(stop, on_ready(base_url)):
             await _unless(stop, reloader.run())
+        reloader.manager.stopping()
         await _drain(service, stop)
     finally:
         await runner.cleanup()

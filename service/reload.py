@@ -16,6 +16,7 @@ from pool.errors import ConfigurationError, EnvironmentUnfit
 from pool.profile import Profile
 from service.launch import profiles, queue_policies
 from service.logs import configure_logging
+from service.notify import ServiceManager
 from service.settings import Settings, require_keys
 from service.state import Configuration, Service
 from service.store.settings import StoreSettings
@@ -86,12 +87,19 @@ class Reloader(Generic[S]):
     """Owns the change from one configuration to the next; `load` gives the next one, and may block."""
 
     def __init__(
-        self, service: Service, workers: Workers[S], load: Callable[[], Settings], environ: Mapping[str, str]
+        self,
+        service: Service,
+        workers: Workers[S],
+        load: Callable[[], Settings],
+        environ: Mapping[str, str],
+        manager: ServiceManager | None = None,
     ) -> None:
         self._service = service
         self._workers = workers
         self._load = load
         self._environ = environ
+        self.manager = manager or ServiceManager()
+        """Who is told of reloads."""
         self._asked = asyncio.Event()
         self._leaving: set[str] = set()
         self.generation = 1
@@ -115,6 +123,10 @@ class Reloader(Generic[S]):
         """Take the new configuration, or that in force with a `change`, until the next reload; or say why not, and
         change nothing.
         """
+        with self.manager.reloading():
+            return await self._reload(change)
+
+    async def _reload(self, change: Change | None) -> Reloaded:
         observability = self._service.observability
         try:
             while True:

@@ -34,6 +34,7 @@ from pool.home import OWN_VARIABLES
 from pool.profile import MAX_SLOTS
 from service.fields import HomePath, Seconds
 from service.maintenance import MaintenanceSettings
+from service.notify import VARIABLES
 from service.routing import Routes
 from service.store.settings import StoreSettings
 from service.toolcalls.settings import ToolSettings
@@ -322,9 +323,9 @@ class ProfileSettings(_Model):
     @field_validator("pass_env")
     @classmethod
     def _keeps_the_walls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        ours = sorted(OWN_VARIABLES.intersection(value))
+        ours = sorted((OWN_VARIABLES | VARIABLES).intersection(value))
         if ours:
-            raise ValueError(f"the service sets {', '.join(ours)} for its workers")
+            raise ValueError(f"{', '.join(ours)}: the service's own, not for it to pass on")
         return value
 
     @model_validator(mode="after")
