@@ -1,4 +1,4 @@
-"""Which Codex CLI a profile runs, and what it knows of models."""
+"""Which Codex CLI a profile runs, and what it tells of itself: its models, and its protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from pool.errors import EnvironmentUnfit
 
-CATALOGUE_TIMEOUT_S = 20.0
+RUN_TIMEOUT_S = 20.0
 
 
 def resolve(explicit: Path | None, search_path: str | None = None) -> Path:
@@ -45,19 +45,8 @@ def bundled_models(binary: Path, scratch: Path | None = None) -> list[dict[str, 
     Raises:
         EnvironmentUnfit: the CLI cannot be run, or prints no catalogue.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix="catalogue-", dir=scratch) as home:
-            done = subprocess.run(  # noqa: S603 - the operator's own binary, fixed arguments
-                [str(binary), "debug", "models", "--bundled"],
-                env={"CODEX_HOME": home, "HOME": home, "PATH": os.defpath},
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=CATALOGUE_TIMEOUT_S,
-                check=False,
-            )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentUnfit(f"{binary} cannot be run: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="catalogue-", dir=scratch) as home:
+        done = _run(binary, ["debug", "models", "--bundled"], home)
     try:
         models = json.loads(done.stdout)["models"]
     except (ValueError, KeyError, TypeError):
@@ -67,3 +56,34 @@ def bundled_models(binary: Path, scratch: Path | None = None) -> list[dict[str, 
             f"{binary} prints no model catalogue (exit code {done.returncode}): is it a Codex CLI of 0.158 or newer?"
         )
     return models
+
+
+def protocol_schema(binary: Path) -> Any:
+    """The JSON Schema of the app-server's protocol that the CLI writes of itself, with what is experimental.
+
+    Raises:
+        EnvironmentUnfit: the CLI cannot be run, or writes no schema.
+    """
+    with tempfile.TemporaryDirectory(prefix="schema-") as home:
+        done = _run(binary, ["app-server", "generate-json-schema", "--experimental", "--out", home], home)
+        try:
+            return json.loads((Path(home) / "codex_app_server_protocol.schemas.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise EnvironmentUnfit(
+                f"{binary} writes no schema of its protocol (exit code {done.returncode}): is it a Codex CLI?"
+            ) from error
+
+
+def _run(binary: Path, arguments: list[str], home: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(  # noqa: S603 - the operator's own binary, fixed arguments
+            [str(binary), *arguments],
+            env={"CODEX_HOME": home, "HOME": home, "PATH": os.defpath},
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=RUN_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EnvironmentUnfit(f"{binary} cannot be run: {error}") from error

@@ -10,18 +10,21 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import uvloop
 
+from pool.binary import protocol_schema, resolve
 from pool.errors import ConfigurationError, EnvironmentUnfit
+from pool.protocol.drift import drift, pinned, used
 from service import __version__
 from service.lifecycle import check, serve
 from service.logs import catch_strays, configure_logging
 from service.routing import Routes
 from service.settings import CONFIG_VARIABLE, Settings, load, require_keys
 
+EXIT_CHANGED = 1
 EXIT_CONFIGURATION = 2
 EXIT_ENVIRONMENT = 3
 
@@ -30,7 +33,9 @@ VARIABLE = re.compile("[A-Z][A-Z0-9_]*")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 2 the configuration is wrong, 3 this machine lacks something."""
+    """Run one command and exit: 0 done, 1 the CLI's protocol has changed, 2 the configuration is wrong, 3 this
+    machine lacks something.
+    """
     arguments = _parser().parse_args(argv)
     environ = dict(os.environ)  # noqa: TID251 - the one place that reads it
     path = arguments.config or environ.pop(CONFIG_VARIABLE, None)
@@ -73,8 +78,16 @@ def _serve(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[s
         runner.run(serve(settings, environ, load=lambda: load(path, environ)))
 
 
-def _check(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[str, str]) -> None:
+def _check(arguments: argparse.Namespace, path: Path | None, environ: Mapping[str, str]) -> None:
     settings = load(path, environ)
+    if arguments.schema is not None:
+        chosen = (
+            [arguments.schema]
+            if arguments.schema != Path()
+            else [profile.codex_bin for profile in settings.profiles.values()]
+        )
+        _check_schema(dict.fromkeys(resolve(binary, environ.get("PATH")) for binary in chosen))
+        return
     require_keys(settings)
     for line in Routes(settings).described():
         _say(f"model {line}")
@@ -85,6 +98,21 @@ def _check(_arguments: argparse.Namespace, path: Path | None, environ: Mapping[s
     failures = [boot.profile for boot in boots if boot.failure]
     if failures:
         raise EnvironmentUnfit(f"no worker came up for: {', '.join(failures)}")
+
+
+def _check_schema(binaries: Iterable[Path]) -> None:
+    changed = False
+    for binary in binaries:
+        try:
+            lines = drift(pinned(), used(protocol_schema(binary)))
+        except ValueError as error:
+            raise EnvironmentUnfit(f"{binary}: {error}") from error
+        _say(f"{binary}: of what is used of its protocol, {len(lines) or 'nothing'} has changed")
+        for line in lines:
+            _say(f"  {line}")
+        changed = changed or bool(lines)
+    if changed:
+        sys.exit(EXIT_CHANGED)
 
 
 def _schema(_arguments: argparse.Namespace, _path: Path | None, _environ: Mapping[str, str]) -> None:
@@ -115,6 +143,15 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
+        if name == "check":
+            command.add_argument(
+                "--schema",
+                nargs="?",
+                const=Path(),
+                type=Path,
+                metavar="CODEX",
+                help="instead, say what has changed in the protocol of this CLI (default: of those configured)",
+            )
         if name == "key":
             command.add_argument("--name", default="partner", help="who is charged, or who acts")
             command.add_argument(

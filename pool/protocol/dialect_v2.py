@@ -269,13 +269,18 @@ Notification = (
     | TurnCompleted
 )
 
-_NOTIFICATIONS: dict[str, Callable[[msgspec.Raw], Notification]] = {
-    "item/agentMessage/delta": msgspec.json.Decoder(AgentMessageDelta).decode,
-    "item/reasoning/summaryTextDelta": msgspec.json.Decoder(ReasoningSummaryDelta).decode,
-    "rawResponseItem/completed": msgspec.json.Decoder(RawResponseItem).decode,
-    "rawResponse/completed": msgspec.json.Decoder(RawResponseCompleted).decode,
-    "thread/tokenUsage/updated": msgspec.json.Decoder(TokenUsageUpdated).decode,
-    "turn/completed": msgspec.json.Decoder(TurnCompleted).decode,
+NOTIFICATIONS: dict[str, type[Notification]] = {
+    "item/agentMessage/delta": AgentMessageDelta,
+    "item/reasoning/summaryTextDelta": ReasoningSummaryDelta,
+    "rawResponseItem/completed": RawResponseItem,
+    "rawResponse/completed": RawResponseCompleted,
+    "thread/tokenUsage/updated": TokenUsageUpdated,
+    "turn/completed": TurnCompleted,
+}
+"""Those that are read, and what is read of them."""
+
+_DECODERS: dict[str, Callable[[msgspec.Raw], Notification]] = {
+    method: msgspec.json.Decoder(kind).decode for method, kind in NOTIFICATIONS.items()
 }
 
 IGNORED = frozenset({*OPT_OUT, "thread/closed", "error", "item/reasoning/textDelta", "serverRequest/resolved"})
@@ -288,7 +293,7 @@ def notification(method: str, params: msgspec.Raw) -> Notification | None:
     Raises:
         msgspec.MsgspecError: the params do not have the shape that this protocol promises.
     """
-    decoder = _NOTIFICATIONS.get(method)
+    decoder = _DECODERS.get(method)
     return decoder(params) if decoder is not None else None
 
 
@@ -415,16 +420,16 @@ def _rejection(message: str) -> Fault | None:
 # --- what the app-server asks of us ------------------------------------------------------------------------------
 
 
-def decline(method: str) -> dict[str, Any] | None:
-    """The `result` that refuses a server request of this kind; None when an error answer is the refusal.
+REFUSALS: dict[str, dict[str, Any]] = {
+    "item/commandExecution/requestApproval": {"decision": "decline"},
+    "item/fileChange/requestApproval": {"decision": "decline"},
+}
+"""Approvals are never granted: a profile that wants an agent has to say so, and none can yet."""
 
-    Approvals are never granted: a profile that wants an agent has to say so, and none can yet.
-    """
-    if method in ("item/commandExecution/requestApproval", "item/fileChange/requestApproval"):
-        return {"decision": "decline"}
-    if method in ("execCommandApproval", "applyPatchApproval"):
-        return {"decision": "denied"}
-    return None
+
+def decline(method: str) -> dict[str, Any] | None:
+    """The `result` that refuses a server request of this kind; None when an error answer is the refusal."""
+    return REFUSALS.get(method)
 
 
 TOOL_CALL_REQUEST = "item/tool/call"

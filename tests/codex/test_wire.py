@@ -121,11 +121,11 @@ async def test_every_frame_is_valid_for_the_vendors_models(
             RESULTS[methods[frame["id"]]].model_validate(frame["result"])
         elif method not in WITHOUT_MODEL:
             NOTIFICATIONS[method].model_validate(frame["params"])
-        if method in dialect._NOTIFICATIONS:
+        if method in dialect.NOTIFICATIONS:
             decoded.add(method)
         elif method is not None and "id" not in frame:
             assert method in dialect.IGNORED, f"{method} is neither read nor ignored on purpose"
-    assert decoded == set(dialect._NOTIFICATIONS), "a notification that we read was not exercised"
+    assert decoded == set(dialect.NOTIFICATIONS), "a notification that we read was not exercised"
 
 
 async def test_what_was_opted_out_of_is_not_sent(

@@ -135,7 +135,7 @@ def test_what_cannot_be_run_is_told(tmp_path: Path) -> None:
 
 
 def test_what_hangs_is_given_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binary, "CATALOGUE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(binary, "RUN_TIMEOUT_S", 0.2)
     cli = script(tmp_path / "codex", "exec tail -f /dev/null")
     with pytest.raises(EnvironmentUnfit, match="timed out"):
         binary.bundled_models(cli)

@@ -310,8 +310,8 @@ def test_the_ids_of_the_worker_are_not_mistaken_for_ours() -> None:
     desk = Desk()
     sink = desk.starts(1)
     (request,) = desk.sent()
-    desk.says({"method": "execCommandApproval", "id": request["id"], "params": {}})
-    assert desk.sent() == [{"id": request["id"], "result": {"decision": "denied"}}]
+    desk.says({"method": "item/fileChange/requestApproval", "id": request["id"], "params": {}})
+    assert desk.sent() == [{"id": request["id"], "result": {"decision": "decline"}}]
     desk.replies(request, {"thread": {"id": "A"}})
     assert desk.methods() == ["thread/inject_items"]
     assert sink.outcome is None
