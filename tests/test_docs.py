@@ -11,7 +11,7 @@ from service.admin.actions import ACTIONS
 from service.admin.api import QUESTIONS
 from service.api.errors import ACTED, FAULTS, INTERRUPTED, OUTCOMES, REJECTIONS
 from service.numbers import Numbers
-from service.settings import Settings
+from service.settings import Settings, load
 from tests.parity import verdicts
 from tests.parity.replay import exchanges
 
@@ -129,6 +129,14 @@ TABLES = {
     "predecessor.md": ("verdicts", predecessor_tables),
     "metrics.md": ("metrics", metrics_table),
 }
+
+
+def test_the_configuration_of_the_upgrade_is_taken(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "upgrading.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "new").write_text("\n".join(["[profiles.default]\nanonymous = true", *blocks]))
+    settings = load(tmp_path / "new", {})
+    assert settings.profiles["next"].codex_bin == Path("/opt/codex/NEW/codex")
+    assert [target.weight for target in settings.models["codex-5"].targets] == [95, 5]
 
 
 def test_the_generated_tables_are_fresh() -> None:
