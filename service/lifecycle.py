@@ -25,6 +25,7 @@ from service.http import Runner
 from service.launch import profiles
 from service.notify import ServiceManager
 from service.reload import Reloader
+from service.scraping import metrics_site
 from service.settings import Settings, require_keys
 from service.state import Service
 
@@ -79,7 +80,7 @@ async def _run(service: Service, stop: asyncio.Event, on_ready: OnReady | None, 
         tasks.create_task(service.pool.run(), name="pool")
         tasks.create_task(background.run(), name="background")
         try:
-            async with admin_site(service, reloader):
+            async with admin_site(service, reloader), metrics_site(service):
                 await _boot(service, stop)
                 if not stop.is_set():
                     await _serve(service, background, stop, on_ready, reloader)

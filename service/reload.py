@@ -29,6 +29,8 @@ FIXED = frozenset(
         "state_dir",
         "server.host",
         "server.port",
+        "server.metrics_host",
+        "server.metrics_port",
         "admin.host",
         "admin.port",
         "trace.path",

@@ -132,6 +132,10 @@ class ServerSettings(_Model):
     drain_timeout_s: Seconds = Field(20.0, description="How long running answers may go on after SIGTERM.")
     protect_models: bool = Field(default=False, description="Ask for a key on /v1/models too.")
     open_metrics: bool = Field(default=False, description="Serve /metrics without a key to other hosts than this one.")
+    metrics_host: str = Field("127.0.0.1", description="Address of `metrics_port`; whoever reaches it needs no key.")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Serve /metrics here and not on `port`; 0 takes a free one. Unset: on `port`."
+    )
     max_prompt_chars: int | None = Field(None, ge=1, description="Longest prompt in characters; unset: no limit.")
     cors: bool = Field(default=True, description="Let web pages use /v1: answer preflights, send the CORS headers.")
     cors_origins: Origins = Field(("*",), description="Whose pages: `scheme://host[:port]`; `*` is everybody's.")

@@ -106,6 +106,8 @@ async def livez(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus' text format; for other hosts than this one a key is needed, unless configured otherwise."""
     current = request.app[SERVICE].current
+    if current.settings.server.metrics_port is not None:
+        raise web.HTTPNotFound  # it has an address of its own
     if not current.settings.server.open_metrics and (not _is_local(request.remote) or _is_forwarded(request)):
         current.keyring.tenant(request.headers.get("Authorization"))
     return scrape(request.app[SERVICE])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.fake_app_server import write_launcher
+from pool.errors import EnvironmentUnfit
 from service.handlers.ops import _is_local
+from service.scraping import metrics_site
 from tests.support.services import AUTHORIZED, Answer, RunningService, running_service, scripted, until
 
 DOCUMENTED = frozenset(
@@ -280,6 +283,22 @@ async def test_metrics_are_shown_to_other_hosts_only_with_a_key(
 async def test_a_proxy_on_this_host_speaks_for_other_hosts(api: RunningService) -> None:
     for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded"):
         assert (await api.get("/metrics", headers={header: "192.0.2.7"})).status == 401
+
+
+async def test_metrics_may_have_an_address_of_their_own_and_then_clients_have_none(tmp_path: Path) -> None:
+    async with running_service(tmp_path, server={"metrics_port": 0}) as api:
+        refused = await api.get("/metrics", headers=AUTHORIZED)
+        assert (refused.status, refused.code) == (404, "unknown_url")
+        async with metrics_site(api.service) as url, api.session.get(str(url)) as response:
+            assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            assert families(Answer(response.status, response.headers, await response.read())) == DOCUMENTED
+        taken = api.service.current.settings.server.model_copy(update={"metrics_port": api.port})
+        api.service.current = replace(
+            api.service.current, settings=api.service.current.settings.model_copy(update={"server": taken})
+        )
+        with pytest.raises(EnvironmentUnfit, match="metrics: cannot listen"):
+            async with metrics_site(api.service):
+                pass
 
 
 async def test_metrics_can_be_opened_to_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
