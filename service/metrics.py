@@ -1,7 +1,7 @@
 """Numbers, and the text in which Prometheus reads them.
 
 They are plain Python numbers, each with the text that it is told in: counting costs a fifth of what the client library
-takes, and a scrape of fifty profiles and fifty keys a fiftieth, which is time in which no stream moves
+takes, and a scrape of fifty profiles and fifty keys a thirtieth, which is time in which no stream moves
 (docs/decisions/0022).
 """
 
