@@ -8,9 +8,11 @@ has no hook for this; tests/service/test_errors_over_http.py notices when an upg
 from __future__ import annotations
 
 import asyncio
+import os
 
 from aiohttp import web
 
+from pool.errors import EnvironmentUnfit
 from service.api.errors import ApiError, internal
 from service.middleware import SERVER_NAME, new_id
 
@@ -68,3 +70,18 @@ class Runner(web.AppRunner):
         server = await super()._make_server()
         server.__class__ = _Server
         return server
+
+    async def listen(self, host: str, port: int, what: str = "") -> str:
+        """Answer there from now on; gives the address, with the port that it is when any will do.
+
+        Raises:
+            EnvironmentUnfit: the address is taken; `what` is said before that.
+        """
+        await self.setup()
+        try:
+            await web.TCPSite(self, host, port).start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+            raise EnvironmentUnfit(f"{what}cannot listen on {host}:{port}: {reason}") from error
+        where, number = self.addresses[0][:2]
+        return f"http://[{where}]:{number}" if ":" in where else f"http://{where}:{number}"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
-
-from aiohttp import web
 
 from pool.errors import ConfigurationError, EnvironmentUnfit
 from pool.pool import FirstBoot, Pool
@@ -142,15 +139,8 @@ async def _serve(
 ) -> None:
     server = service.current.settings.server
     runner = http_runner(service, background)
-    await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, server.host, server.port).start()
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-            raise EnvironmentUnfit(f"cannot listen on {server.host}:{server.port}: {reason}") from error
-        host, port = runner.addresses[0][:2]
-        base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        base_url = await runner.listen(server.host, server.port)
         service.observability.log.info("service.started", url=base_url)
         reloader.manager.serving()
         gc.collect()

@@ -7,6 +7,7 @@ takes, and a scrape of fifty profiles and fifty keys a thirtieth, which is time 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import accumulate
@@ -85,7 +86,7 @@ class Spread:
         return self._template % (*counts, self.total, counts[-1])
 
 
-class Family:
+class Family(ABC):
     """One metric: its name, what it means, and the names of its labels."""
 
     kind = "untyped"
@@ -100,8 +101,9 @@ class Family:
         """What Prometheus is told of it."""
         return self._head + b"".join(self._samples())
 
+    @abstractmethod
     def _samples(self) -> Iterable[bytes]:
-        raise NotImplementedError
+        """A line for each of its numbers."""
 
     def _template(self, words: tuple[object, ...], suffix: str = "", more: str = "") -> bytes:
         """A sample's line, with a place for its value."""

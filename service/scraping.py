@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from pool.errors import EnvironmentUnfit
 from service.handlers.ops import scrape
 from service.http import Runner
 from service.state import Service
@@ -33,15 +32,8 @@ async def metrics_site(service: Service) -> AsyncIterator[str | None]:
     app = web.Application()
     app.router.add_get("/metrics", metrics)
     runner = Runner(app, access_log=None, shutdown_timeout=LAST_WORDS_S)
-    await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, settings.metrics_host, settings.metrics_port).start()
-        except OSError as error:
-            where = f"{settings.metrics_host}:{settings.metrics_port}"
-            raise EnvironmentUnfit(f"metrics: cannot listen on {where}: {error.strerror or error}") from error
-        host, port = runner.addresses[0][:2]
-        url = f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
+        url = await runner.listen(settings.metrics_host, settings.metrics_port, "metrics: ") + "/metrics"
         service.observability.log.info("metrics.started", url=url)
         yield url
     finally:

@@ -9,7 +9,6 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from pool.errors import EnvironmentUnfit
 from pool.worker import LaunchSpec
 from service.admin import api, pages
 from service.admin.actions import Desk
@@ -51,15 +50,8 @@ async def admin_site(service: Service, reloader: Reloader[LaunchSpec]) -> AsyncI
         yield None
         return
     runner = Runner(application(Desk(service, reloader)), access_log=None, shutdown_timeout=LAST_WORDS_S)
-    await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise EnvironmentUnfit(f"admin: cannot listen on {settings.host}:{settings.port}: {reason}") from error
-        host, port = runner.addresses[0][:2]
-        url = f"http://[{host}]:{port}/admin/" if ":" in host else f"http://{host}:{port}/admin/"
+        url = await runner.listen(settings.host, settings.port, "admin: ") + "/admin/"
         service.observability.log.info("admin.started", url=url)
         yield url
     finally:

@@ -123,6 +123,7 @@ async def test_who_is_signed_out_meanwhile_is_led_to_the_door(tmp_path: Path) ->
         await signed_in(page, anna)
         await context.clear_cookies()
         await page.wait_for_url("**/admin/login")
+        assert await page.wait_for_selector("#key"), "where a key may be shown"
 
 
 async def test_without_scripts_it_is_all_there(tmp_path: Path) -> None:
